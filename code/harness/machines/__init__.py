@@ -1,1 +1,1 @@
-"""Reaches the machines of a cluster: hosts, Ray, the processes of nodes, connections and their heartbeats."""
+"""Access to the machines of a cluster: hosts, Ray, node processes, connections and heartbeats."""

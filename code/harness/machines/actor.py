@@ -35,31 +35,31 @@ _STEP_SECONDS = 600.0  # for a step without progress reports, such as hashing fi
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a test on a node."""
+    """The error that ended a test on a node."""
 
     error: BaseException
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """Where a node's process runs, reported before it prepares anything."""
+    """Facts about a node's process, reported before it prepares anything."""
 
     host: str
     pid: int
     parent: int
     """Process id of its raylet."""
     cpus: int
-    """Logical CPUs that it may use."""
+    """The number of logical CPUs that it may use."""
 
 
 class NodeActor:
     """The process of a node.
 
-    Most methods run on one thread, in order. Heartbeats, checks and arriving parcels have a thread each.
+    Most methods run on one thread, in order. Heartbeats, checks and arriving parcels have one thread each.
     """
 
     def __init__(self) -> None:
-        # Ray sets it, but the harness chooses the engine's threads.
+        # Ray sets this variable, but the harness chooses the engine's threads.
         os.environ.pop("OMP_NUM_THREADS", None)
         _end_with_parent()
         self._node: Node | None = None
@@ -80,7 +80,7 @@ class NodeActor:
             return files.missing(needed)
 
     def begin_file(self, name: str, sha256: str) -> None:
-        """Begin to receive a file: the next calls of `more` bring its chunks."""
+        """Begin to receive a file; the next calls of `more` bring its chunks."""
         self._files = _ReceivedFile(name, sha256)
 
     def more(self, chunk: bytes) -> None:
@@ -96,14 +96,14 @@ class NodeActor:
             self._files.end()
 
     def prepare(self, request: NodeRequest, name: str) -> NodeReady:
-        """Make the node; raises whatever must end the run."""
+        """Prepare the node; raises any error that must end the run."""
         with self._at_work():
             self._node, ready = find_prepare(request.prepare)(request, name, self._beat)
         return ready
 
     @contextlib.contextmanager
     def _at_work(self, doing: str = "") -> Iterator[None]:
-        """Promise progress during the block, and none after it: the node may then wait long while others get files."""
+        """Promise progress during the block, but not afterwards: the node may wait long while others receive files."""
         self._beat(_STEP_SECONDS, doing)
         try:
             yield
@@ -123,7 +123,7 @@ class NodeActor:
         return Acceptor(address, key, self._accepted).port
 
     def _accepted(self, connection: socket.socket) -> None:
-        # If the driver ends, so does the raylet, which takes this process along: no need to handle a lost connection.
+        # When the driver ends, the raylet ends and kills this process, so a lost connection needs no handling.
         self._channel = Channel(connection, self._arrived, lambda error: None)
         self._joined.set()
         self._channel.start()
@@ -131,7 +131,7 @@ class NodeActor:
     def open(self, test: int) -> None:
         """Begin a test."""
         assert self._node
-        self._joined.wait()  # the driver may learn that it is connected before `_accepted` has run here
+        self._joined.wait()  # the driver may be connected before `_accepted` has run here
         with self._lock:  # no parcel of the previous test may reach this one
             self._test = test
             self._node.open(lambda error: self._back(test, Failure(_portable(error))))
@@ -149,7 +149,7 @@ class NodeActor:
         self._channel.send((test, found))
 
     def give_up(self) -> None:
-        """Answer the rest without computing it."""
+        """Answer the remaining samples without computing them."""
         if self._node:
             self._node.give_up()
 
@@ -164,14 +164,14 @@ class NodeActor:
             self._node.close()
 
     def facts(self, module: str, function: str) -> Any:
-        """What ``module.function()`` returns on this machine."""
+        """The result of ``module.function()`` on this machine."""
         return getattr(importlib.import_module(module), function)()
 
     def receive(self, payload: object) -> None:
-        """Do nothing: the driver times how long the payload takes to this node."""
+        """Do nothing: the driver measures the time that the payload takes to this node."""
 
     def produce(self, size: int) -> NDArray[np.uint8]:
-        """``size`` bytes: the driver times how long they take from this node."""
+        """``size`` bytes: the driver measures the time that they take from this node."""
         return np.zeros(size, np.uint8)
 
     def share(self) -> tuple[int, float | None]:
@@ -188,7 +188,7 @@ class NodeActor:
 
 
 class Sentinel:
-    """A process beside a node's, which answers even while an engine holds the GIL of the node's process."""
+    """A process beside a node's process, which answers even while an engine holds the GIL there."""
 
     def __init__(self) -> None:
         _end_with_parent()
@@ -199,7 +199,7 @@ class Sentinel:
 
 
 def runs(pid: int) -> bool:
-    """Whether this process of this machine exists and is not stopped."""
+    """Whether this process exists on this machine and is not stopped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
@@ -245,6 +245,6 @@ class _ReceivedFile:
 
 
 def _end_with_parent() -> None:
-    """Let the kernel kill this process when its raylet ends, even while it is stopped."""
+    """Make the kernel kill this process when its raylet ends, even if it is stopped then."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)

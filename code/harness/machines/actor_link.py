@@ -18,7 +18,7 @@ from harness.task.shape import Integers
 BEAT_SECONDS = 0.5
 """Seconds between two heartbeats."""
 _LOADING_SECONDS = 600.0  # to load samples or to open a test
-_REPLY_SECONDS = 60.0  # for a node to report its port, or that it is alive
+_REPLY_SECONDS = 60.0  # for a node to report its port, or to answer a heartbeat
 
 
 class RayLink(Link):
@@ -33,13 +33,13 @@ class RayLink(Link):
         address: tuple[str, int],
         left: Callable[[RayLink], None],
     ) -> None:
-        """``ray`` is the package; the raylet listens at ``address``; ``left`` is called once the link is closed."""
+        """``ray`` is the package; the raylet listens at ``address``; ``left`` is called when the link is closed."""
         self.name, self.actor, self.sentinel, self.address = name, actor, sentinel, address
         self.ready: NodeReady
         self.about = ProcessInfo("", 0, 0, 0)
         self.failure: BaseException | None = None
         self.promised = float("inf")
-        """The time.monotonic() by which its preparation promised progress."""
+        """The time by which its preparation promised progress, as of time.monotonic()."""
         self.doing = ""
         self._ray, self._left = ray, left
         self._lock = threading.Lock()
@@ -58,7 +58,7 @@ class RayLink(Link):
         return f"node {self.name}" + (f" on {self.about.host}" if self.about.host else "")
 
     def listen(self) -> None:
-        """Connect to the node; answers are collected from now on.
+        """Connect to the node; from then on, answers are received.
 
         Raises:
             RunFailed: it cannot be reached.
@@ -91,16 +91,16 @@ class RayLink(Link):
             self._channel.send((self._test, parcel))
 
     def give_up(self) -> None:
-        """Tell the node to answer the rest without computing it; this may overtake parcels in transit."""
+        """Make the node answer the remaining samples without computing them; this may overtake parcels in transit."""
         with contextlib.suppress(Exception):  # a lost node has nothing to give up
             self.actor.give_up.remote()
 
     def load(self, indices: Integers) -> None:
-        """Wait until the node holds these samples."""
+        """Make the node load these samples, and wait until it has."""
         self.call(_LOADING_SECONDS, "load", indices)
 
     def call(self, within: float, method: str, *given: Any) -> Any:
-        """Call a method of the actor, for at most ``within`` seconds; gives up as soon as the node is lost.
+        """Call a method of the actor and wait at most ``within`` seconds, or until the node is lost.
 
         Raises:
             HarnessError: the node's own error, with its name added, or the loss of the node.
@@ -121,7 +121,7 @@ class RayLink(Link):
             raise self.cause_of(error) from error
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """What an error of Ray stands for: an error of the node's own code, or the loss of the node."""
+        """The cause of an error of Ray: an error in the node's own code, or the loss of the node."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, BaseException):
             return self._named(cause)
@@ -160,7 +160,7 @@ class RayLink(Link):
             self._answered(found)
 
     def _ended(self, error: BaseException) -> None:
-        """The connection broke; a call through Ray first, whose error says more if the process has ended."""
+        """The connection broke: first try a call through Ray, whose error says more if the process has ended."""
         with contextlib.suppress(HarnessError):
             self.call(_REPLY_SECONDS, "beat")
         self.mark_lost(f"the connection to it ended ({in_words(error)})")
@@ -176,12 +176,12 @@ class RayLink(Link):
 
 
 def in_words(error: BaseException) -> str:
-    """Why a node was lost, by an error of Ray."""
+    """Why a node was lost, according to an error of Ray."""
     name = type(error).__name__
     known = {"ActorDiedError": "its process ended", "ActorUnavailableError": "its process cannot be reached"}
     return known.get(name, f"{name}: {first_line(error)}")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error: Ray's messages have many."""
+    """The first line of an error; Ray's messages have many."""
     return str(error).strip().split("\n")[0][:200].rstrip(".")

@@ -1,7 +1,7 @@
 """A connection between the driver and one node, for parcels and answers.
 
-Ray starts the nodes and carries all other messages. A call of Ray costs each side about a millisecond of processor time
-while the cores compute, which Server pays for every query; a message here costs a fraction of that.
+Ray starts the nodes and carries all other messages. A call through Ray costs each side about a millisecond of processor
+time while the cores compute, which Server would pay for every query; a message here costs a fraction of that.
 `multiprocessing.connection` has no encryption, and its `send` blocks until the other side reads.
 """
 
@@ -24,12 +24,12 @@ import numpy as np
 
 from harness.machines import tls
 
-_HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and number of its arrays that follow separately
+_HEAD = struct.Struct("<QI")  # of a message: bytes of its pickle, and the number of arrays that follow separately
 _SIZE = struct.Struct("<Q")  # bytes of such an array
-_SEPARATE_ARRAY_BYTES = 1 << 16  # from which on an array is not part of the pickle, which would copy it
+_SEPARATE_ARRAY_BYTES = 1 << 16  # minimum size of an array that is sent outside the pickle, which would copy it
 _BUFFER_BYTES = 1 << 16  # for small messages
 _NONCE_BYTES = 32
-_GREETING_SECONDS = 10.0  # for a connection to show that it has the key
+_GREETING_SECONDS = 10.0  # for the other side to prove that it has the key
 _CONNECTING_SECONDS = 60.0  # the node may be busy turning away connections without the key
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -40,12 +40,12 @@ def new_key() -> bytes:
 
 
 class Channel:
-    """Messages in both directions, each whole and in the order of `send`. Sending never waits for the other side."""
+    """Messages in both directions, complete and in the order of `send`. Sending never waits for the other side."""
 
     def __init__(
         self, connection: socket.socket, received: Callable[[Any], None], ended: Callable[[BaseException], None]
     ) -> None:
-        """``received`` gets each message, ``ended`` gets what ended the channel, once; both on a thread of the channel.
+        """``received`` gets each message; ``ended`` gets the error that ended the channel, once. Both use its thread.
 
         The connection must come from `connect` or an `Acceptor`: messages are unpickled.
         """
@@ -62,14 +62,14 @@ class Channel:
         threading.Thread(target=self._read, name="channel", daemon=True).start()
 
     def send(self, message: object) -> None:
-        """Send a message, from any thread; what the connection does not take at once is sent by another thread.
+        """Send a message, from any thread; another thread sends the part that the connection does not take at once.
 
-        Large arrays in it are not copied: they must not change from now on.
+        Large arrays in it are not copied: they must not change afterwards.
         """
         arrays: list[memoryview] = []
 
         def in_pickle(found: pickle.PickleBuffer) -> bool:
-            """Whether an array is part of the pickle; those that are not are collected."""
+            """Whether an array belongs in the pickle; the others are collected."""
             view = found.raw()
             if view.nbytes < _SEPARATE_ARRAY_BYTES:
                 return True
@@ -96,7 +96,7 @@ class Channel:
                 self._connection.shutdown(socket.SHUT_RDWR)
 
     def _push(self) -> bool:
-        """Send what the connection takes now; True if nothing is left to send."""
+        """Send as much as the connection takes now; True if nothing is left to send."""
         try:
             while self._left:
                 sent = self._connection.send(self._left[0])
@@ -129,7 +129,7 @@ class Channel:
                 sizes = [_SIZE.unpack(self._next(_SIZE.size, poll))[0] for _ in range(count)]
                 body = self._next(size, poll)
                 self._received(pickle.loads(body, buffers=[self._next(each, poll) for each in sizes]))
-        except BaseException as error:  # noqa: BLE001  the test must not wait for ever
+        except BaseException as error:  # noqa: BLE001  the test must not wait forever
             if not self._closed:
                 self._ended(error)
         finally:
@@ -141,14 +141,14 @@ class Channel:
         """The next ``count`` bytes, in memory that nothing else uses."""
         while (missing := count - len(self._got)) > 0:
             if missing > _BUFFER_BYTES:
-                return self._much(count, poll)
+                return self._next_large(count, poll)
             self._got += self._chunk[: self._receive(self._chunk, poll)]
         part = self._got[:count]
         del self._got[:count]
         return part
 
-    def _much(self, count: int, poll: select.poll) -> memoryview:
-        """As `_next`, for more than what has arrived and a chunk."""
+    def _next_large(self, count: int, poll: select.poll) -> memoryview:
+        """Like `_next`, for more than the bytes that have arrived and one more chunk."""
         part, had = np.empty(count, np.uint8).data, len(self._got)  # a bytearray would be cleared first
         part[:had] = self._got
         self._got.clear()
@@ -171,10 +171,10 @@ class Channel:
 
 
 class Acceptor:
-    """Where a node waits for its driver: the first connection that has the key is accepted, all others are refused."""
+    """A node's socket for its driver: it accepts the first connection that has the key, and refuses all others."""
 
     def __init__(self, address: str, key: bytes, accepted: Callable[[socket.socket], None]) -> None:
-        """Listen at ``address``, or on all interfaces if none has it; ``accepted`` gets the accepted connection.
+        """Listen at ``address``, or on all interfaces if none has that address; ``accepted`` gets the connection.
 
         Raises:
             OSError: no port is free, or a TLS certificate or key cannot be used.

@@ -18,14 +18,14 @@ from harness.machines.ray_link import RayCluster
 GOOD, WARNING, BAD = "good", "warning", "bad"
 _ROUND_TRIPS = 100
 _PAYLOAD_BYTES = 16 << 20  # to measure bandwidth
-_MAX_ROUND_TRIP_SECONDS = 0.003  # that a cluster may add to a single query
-_MAX_CLOCK_SECONDS = 0.1  # by which two clocks may differ; beyond that, logs of two machines are hard to compare
-_WATCH_SECONDS = 1.0  # for which other processes are watched
+_MAX_ROUND_TRIP_SECONDS = 0.003  # the delay that a cluster may add to a single query
+_MAX_CLOCK_SECONDS = 0.1  # with larger clock differences, logs of two machines are hard to compare
+_WATCH_SECONDS = 1.0  # time for measuring other processes
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a machine has installed."""
+    """The hardware, code, packages and models of a machine."""
 
     host: str
     cpu: str
@@ -33,7 +33,7 @@ class Facts:
     code: str
     """The digest of the project's code."""
     versions: Mapping[str, str]
-    """Of Python and of the packages that results depend on."""
+    """The versions of Python and of the packages that results depend on."""
     models: Mapping[str, str]
     """sha256 of the model files, by name."""
 
@@ -52,12 +52,12 @@ class ClusterFinding:
 
 @dataclass(frozen=True)
 class NodeMeasurements:
-    """What was measured between the driver and one node."""
+    """Measurements between the driver and one node."""
 
     round_trip: float
     """Seconds, median."""
     slow_trip: float
-    """Seconds, the slowest of a hundred."""
+    """Seconds, the slowest in a hundred."""
     sending: float
     """Bytes/s to it."""
     receiving: float
@@ -65,7 +65,7 @@ class NodeMeasurements:
     ahead: float
     """Seconds by which its clock is ahead of this machine's."""
     lost_cores: float
-    """Cores that other processes used meanwhile."""
+    """Cores that other processes used at the same time."""
     cores: float
     """Cores that the node may use."""
 
@@ -73,7 +73,7 @@ class NodeMeasurements:
 def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> list[ClusterFinding]:
     """Connect to all nodes, compare and measure; ``done`` is called after each node.
 
-    ``mine`` are the facts of this machine, and ``facts`` is the function that gives a node's, as "module:function".
+    ``mine`` are the facts about this machine; ``facts`` is the function that returns a node's, as "module:function".
 
     Raises:
         HarnessError: the cluster cannot be reached.
@@ -149,9 +149,9 @@ def of_node(name: str, theirs: Facts, mine: Facts, measured: NodeMeasurements) -
         )
     else:
         lines.append(ClusterFinding(GOOD, name, "versions", "same as here"))
-    gone = [model for model, digest in mine.models.items() if theirs.models.get(model, "") not in ("", digest)]
-    if gone:
-        what = f"other files for {', '.join(gone)}"
+    differing = [model for model, digest in mine.models.items() if theirs.models.get(model, "") not in ("", digest)]
+    if differing:
+        what = f"other files for {', '.join(differing)}"
         lines.append(
             ClusterFinding(WARNING, name, "models", what, "copy the files, or each run sends them, which takes time")
         )

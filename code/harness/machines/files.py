@@ -1,7 +1,7 @@
-"""The files that a node needs: at the driver's path if it has them there, otherwise in a cache that the driver fills.
+"""The files that a node needs: at the driver's paths if they exist there, otherwise in a cache that the driver fills.
 
-A file is known by its sha256. Files that must be in one folder, such as a model and its weights, share the first part
-of their names.
+A file is identified by its sha256. Files that must be in one folder, such as a model and its weights, share the first
+part of their names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def missing(files: Sequence[Needed], cache: Path = CACHE) -> list[str]:
 
 
 def store(name: str, sha256: str, chunks: Iterable[bytes], cache: Path = CACHE) -> None:
-    """Keep a file that the driver sent.
+    """Store a file that the driver sent.
 
     Raises:
         RunFailed: its sha256 is not the announced one.
@@ -54,7 +54,7 @@ def store(name: str, sha256: str, chunks: Iterable[bytes], cache: Path = CACHE) 
 
 
 def located(files: Sequence[Needed], cache: Path = CACHE) -> Mapping[Path, Path]:
-    """Where this machine has each file, by its path on the driver's.
+    """The path of each file on this machine, by its path on the driver's.
 
     Raises:
         ConfigError: one is missing.

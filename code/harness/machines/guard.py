@@ -1,8 +1,8 @@
 """The parent of Ray's processes on this machine: `python -m harness.machines.guard FOLDER`, with JSON on stdin.
 
-It ends when the process that started it ends, for whatever reason, and then kills all of its descendants, including
-stopped and orphaned ones: Ray's agents would stay for a minute, a stopped process for ever.
-Only the standard library is imported, so that it starts at once.
+When the process that started it ends, for whatever reason, it kills all of its own descendants, including stopped and
+orphaned ones, and ends: Ray's agents would otherwise stay for a minute, and a stopped process forever.
+It imports only the standard library, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def main() -> None:
-    """Start what the lines of standard input say, report what ends, and kill all at the end of the input."""
+    """Start the commands that arrive on standard input, report those that end, and kill all when the input ends."""
     signal.pthread_sigmask(signal.SIG_SETMASK, _SIGNALS)  # the harness handles Ctrl-C
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     folder = Path(sys.argv[1])
@@ -36,7 +36,7 @@ def main() -> None:
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-                # Keep the Popen: a deleted one reaps its process, and `os.wait` would miss the exit status.
+                # Keep the Popen: deleting it would reap its process, and `os.wait` would miss the exit status.
                 started[process.pid] = (name, process)
         threading.Thread(target=_reap, args=(started,), daemon=True).start()
     while _kill_all():
@@ -52,12 +52,12 @@ def _reap(started: dict[int, tuple[str, subprocess.Popen[bytes]]]) -> None:
         except ChildProcessError:
             return  # the next line of input starts another thread
         with _LOCK, contextlib.suppress(OSError):  # a process may end before it is registered
-            if known := started.get(pid):  # several threads print whole lines
+            if known := started.get(pid):  # the lock keeps the lines of several threads whole
                 print(json.dumps([known[0], os.waitstatus_to_exitcode(status)]), flush=True)
 
 
 def _kill_all() -> bool:
-    """Kill all descendants; False once there are none."""
+    """Kill all descendants; False if there are none."""
     found = _descendants(os.getpid())
     for pid in found:
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Detects within seconds that a node is lost: each has a sentinel beside it that must answer."""
+"""Detects within seconds that a node is lost: a sentinel beside each node must answer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.machines.silence import STARVED_SECONDS, Silence
 
 _ENDING_SECONDS = 1.0  # to end the threads
 _CONNECTING_SECONDS = 1.0  # to connect
-_PROBE_BYTES = 200_000  # enough that the object goes through the raylet
+_PROBE_BYTES = 200_000  # large enough that the object goes through the raylet
 Reachable = Callable[[tuple[str, int]], bool]
 
 
 def reachable(address: tuple[str, int]) -> bool:
-    """Whether a kernel accepts connections at this address, even for a stopped process; takes a second at most."""
+    """Whether a kernel accepts connections at this address, even for a stopped process; takes at most a second."""
     try:
         with socket.create_connection(address, _CONNECTING_SECONDS):
             return True
@@ -31,7 +31,7 @@ def reachable(address: tuple[str, int]) -> bool:
 
 
 class Heartbeats:
-    """Asks all sentinels whether their nodes live, and all nodes what they promise; a lost node ends its link."""
+    """Asks all sentinels whether their nodes run, and all nodes for promised progress; a lost node ends its link."""
 
     def __init__(
         self, ray: Any, links: Sequence[RayLink], starting: float, raylet: int, reach: Reachable = reachable
@@ -65,7 +65,7 @@ class Heartbeats:
         while not self.over.is_set():
             try:
                 self._look()
-            except Exception as error:  # noqa: BLE001  Ray raises many kinds; unwatched, a test could wait for ever
+            except Exception as error:  # noqa: BLE001  Ray raises many kinds; unwatched, a test could wait forever
                 if self.over.is_set():
                     return
                 for link in self._links:
@@ -89,11 +89,11 @@ class Heartbeats:
         self.over.wait(BEAT_SECONDS - (time.monotonic() - now) if done else 0.0)
 
     def _why(self, error: BaseException) -> str:
-        """Why a call failed: without the raylet of this machine, every call does."""
+        """Why a call failed: without the raylet of this machine, every call fails."""
         return self._judge_own() or in_words(error)
 
     def _judge_own(self) -> str:
-        """Why this machine can no longer reach the nodes; empty if it can."""
+        """Why this machine can no longer reach the nodes; "" if it can."""
         if not self._raylet_runs():
             return "Ray's process (raylet) on the driver's machine has ended or was stopped"
         return (
@@ -106,7 +106,7 @@ class Heartbeats:
         return not self._raylet or runs(self._raylet)
 
     def _judge(self, link: RayLink) -> str:
-        """Why a node is lost; empty if it is not."""
+        """Why a node is lost; "" if it is not."""
         silence, name = self._silences[link.name], link.name
         if not silence.suspicious:
             self._reached.pop(name, None)
@@ -146,9 +146,9 @@ class Heartbeats:
             link.promised = now + within
 
     def _probe(self) -> None:
-        """Check that the raylet of this machine answers too."""
+        """Record when the raylet of this machine answers."""
         while not self.over.is_set():
-            # Ray ends this process if a put finds no raylet: `_look` should notice first, and say why.
+            # Ray ends this process if a put finds no raylet: `_look` should notice it first, and report why.
             if self._raylet_runs():
                 with contextlib.suppress(Exception):
                     self._ray.put(np.zeros(_PROBE_BYTES, np.uint8))

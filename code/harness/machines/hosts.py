@@ -1,4 +1,4 @@
-"""Which machines make a cluster: a TOML file, or nodes on this machine.
+"""The machines that form a cluster: those in a TOML file, or nodes on this machine.
 
     token = "token"                 # a file; made by `harness cluster up` if missing
     [[nodes]]
@@ -27,7 +27,7 @@ LOCAL = "local:"
 PORT = 6379
 """Ray's own default."""
 HEAD = "head"
-"""What stands for the driver's part of a cluster beside the names of its nodes."""
+"""The name of the driver's part of a cluster, beside the names of its nodes."""
 _MAX_LOCAL_NODES = 64
 _NUMBER = r"[1-9][0-9]?"
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.:-]*"  # not an option of ssh
@@ -88,7 +88,7 @@ class Hosts(BaseModel):
 
     local: int = Field(0, ge=0, le=_MAX_LOCAL_NODES)
     address: str = Field("", pattern=r"^([^\s:]+:\d+)?$")
-    """HOST:PORT of the cluster to join; with ``nodes``, where the head that `harness cluster up` starts listens."""
+    """HOST:PORT of the cluster to join; with ``nodes``, the address of the head that `harness cluster up` starts."""
     nodes: tuple[Host, ...] = ()
     token: Path | None = None
     """The file with the token of the cluster."""
@@ -116,7 +116,7 @@ class Hosts(BaseModel):
 
 
 def read(cluster: str) -> Hosts:
-    """The machines that ``cluster``, a TOML file or "local:N", names.
+    """The machines named by ``cluster``: a TOML file or "local:N".
 
     Raises:
         ConfigError: the file cannot be read or is wrong, or N is not a number of nodes.
@@ -147,7 +147,7 @@ def number_in(cluster: str, kind: str) -> int:
 
 
 def _token_path(file: Path, token: Path) -> Path:
-    """The token's path: relative to the hosts file's folder, not to where the command was typed."""
+    """The token's path, relative to the hosts file's folder instead of the working directory."""
     try:
         return file.resolve().parent / token.expanduser()
     except RuntimeError as error:

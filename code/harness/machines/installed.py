@@ -1,4 +1,4 @@
-"""What this machine has installed, for `harness cluster check`, which compares machines."""
+"""The facts about this machine that `harness cluster check` compares between machines."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""Starts and ends Ray's processes: nodes on this machine for one run, or machines of a hosts file over ssh."""
+"""Starts and stops Ray's processes: nodes on this machine for one run, or the machines of a hosts file over ssh."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from harness.paths import ROOT
 TOKEN = "RAY_AUTH_TOKEN"
 _OWN = ROOT / "build" / "cluster"
 _LOOPBACK = "127.0.0.1"
-_STORE_BYTES = 1 << 30  # maximum of shared memory for the samples and answers of a node on this machine
+_STORE_BYTES = 1 << 30  # maximum shared memory for the samples and answers of a node on this machine
 _MIN_STORE_BYTES = 80 << 20  # Ray's minimum
-_MAX_INLINE_BYTES = 2 << 20  # the largest message inside a call: see `quiet`
+_MAX_INLINE_BYTES = 2 << 20  # of a message inside a call: see `quiet`
 _ENDING_SECONDS = 5.0  # to end all processes
 _SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
-_BLOCKS = "--block"  # what `ray start` prints last
+_BLOCKS = "--block"  # in the last lines that `ray start` prints
 _ALREADY, _ENDED = ", already runs", "ended"
 _OTHER_SETTINGS = "Ray runs with other settings: harness cluster down"
 _STARTING_SECONDS = 120.0  # for `ray start` on a machine
@@ -45,10 +45,10 @@ def quiet() -> dict[str, str]:
     """Environment variables of every Ray process.
 
     Ray sends no usage statistics, does not report each call to the head, and a late call does not start Ray again.
-    Messages of up to 2 MiB travel inside a call: through the object store, which Ray uses from 100 kB, they cost
-    several times as much. A process has four minutes to start: Ray's one minute is too short on a busy machine. Nodes
-    run at normal priority: at Ray's nice 15, any other process would go first. Raylets do not check the memory four
-    times a second, and do not kill a node that uses much.
+    Messages of up to 2 MiB are sent inside a call: through the object store, which Ray uses by default from 100 kB,
+    they cost several times as much. A process has four minutes to start: Ray's one minute is too short on a busy
+    machine. Nodes run at normal priority: at Ray's nice 15, any other process would go first. Raylets do not check the
+    memory four times a second, and do not kill a node that uses much of it.
     """
     return {
         "RAY_max_direct_call_object_size": str(_MAX_INLINE_BYTES),
@@ -65,11 +65,11 @@ def quiet() -> dict[str, str]:
 class LocalCluster:
     """Ray on the loopback interface of this machine: a head without cores, and nodes that share the cores.
 
-    All of it ends with this process: `guard`, the parent of Ray's processes, then kills what is left.
+    All of it ends with this process: `guard`, the parent of Ray's processes, then kills those that remain.
     """
 
     def __init__(self, count: int) -> None:
-        """Begin to start ``count`` nodes; `check` raises if one fails."""
+        """Begin to start ``count`` nodes; `check` raises an error if one fails."""
         self.names = [f"local-{number}" for number in range(1, count + 1)]
         # One token for all clusters of a process, since Ray reads it once.
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
@@ -91,7 +91,7 @@ class LocalCluster:
         threading.Thread(target=self._listen, name="ray", daemon=True).start()
 
     def _run_commands(self, commands: dict[str, list[str]]) -> None:
-        """Let the guard start these commands, by name."""
+        """Make the guard start these commands, by name."""
         assert self._guard.stdin
         with contextlib.suppress(OSError):  # the guard has ended: `check` reports it
             self._guard.stdin.write(json.dumps(commands) + "\n")
@@ -111,7 +111,7 @@ class LocalCluster:
     def _command(self, name: str, cpus: Sequence[int], options: Sequence[str]) -> list[str]:
         own = self._folder / name
         common = [f"--node-ip-address={_LOOPBACK}", f"--temp-dir={own}", "--include-log-monitor=false", "--block"]
-        # A raylet waits for agents that choose their own ports: it takes seconds, and times out on a busy machine.
+        # A raylet waits seconds for agents that choose their own ports, and times out on a busy machine.
         ports = [f"--{agent}-port={self._ports.pop()}" for agent in _AGENTS]
         return [sys.executable, "-m", "harness.machines.start", ",".join(map(str, cpus)), *options, *common, *ports]
 
@@ -122,7 +122,7 @@ class LocalCluster:
             self._ended[name] = code
 
     def started(self) -> bool:
-        """Whether all nodes have joined; call it repeatedly: it starts the nodes once the head is ready."""
+        """Whether all nodes have joined; call it repeatedly, since it starts the nodes once the head is ready."""
         if self._later and _BLOCKS in self._log("head"):
             self._run_commands(self._later)
             self._later = {}
@@ -133,10 +133,10 @@ class LocalCluster:
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
     def check(self) -> None:
-        """Check that no `ray start` has ended, as it does if a process of its node ends, nor their parent.
+        """Check that the guard and every `ray start` still run; the latter ends if a process of its node ends.
 
         Raises:
-            RunFailed: one has; the message names its node.
+            RunFailed: one has ended; the message names its node.
         """
         for name, code in self._ended.items():
             lines = self._log(name).split("\n")
@@ -155,9 +155,9 @@ class LocalCluster:
 
 
 def shares(count: int) -> list[list[int]]:
-    """The CPUs of each of ``count`` nodes on this machine: whole cores, as equal as possible.
+    """The CPUs of each of ``count`` nodes on this machine: whole cores, divided as equally as possible.
 
-    More nodes than cores share them.
+    If there are more nodes than cores, several nodes share a core.
     """
     usable = cores()
     siblings: dict[object, list[int]] = {}
@@ -172,7 +172,7 @@ def shares(count: int) -> list[list[int]]:
 
 
 def _short_folder() -> str:
-    """A folder for the sockets, whose paths may have at most 107 characters."""
+    """A folder with a short path, since socket paths may have at most 107 characters."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= 20 else "/tmp"
 
@@ -188,18 +188,18 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _store(parts: int) -> int:
-    """Bytes of shared memory for each of ``parts`` nodes: half of what is free, within limits."""
+    """Bytes of shared memory for each of ``parts`` nodes: together half of the free memory, within limits."""
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
     return max(_MIN_STORE_BYTES, min(_STORE_BYTES, free // 2 // parts))
 
 
 def head_address(hosts: Hosts) -> str:
-    """HOST:PORT where the head of the cluster listens."""
+    """HOST:PORT of the cluster's head."""
     return hosts.address or f"{_own_address(hosts.nodes[0].address)}:{PORT}"
 
 
 def token_file(hosts: Hosts) -> Path | None:
-    """The file with the cluster's token; None for a cluster that is joined without a token."""
+    """The file with the cluster's token; None for a running cluster that is joined without a token."""
     return hosts.token or (_OWN / "token" if hosts.nodes else None)
 
 
@@ -221,14 +221,14 @@ def credentials(hosts: Hosts) -> dict[str, str]:
 
 
 def up(hosts: Hosts) -> Iterator[str]:
-    """Start the head here and a node on each machine, where they do not run already; yields a line for each one.
+    """Start the head here and a node on each machine, unless they already run; yields a line for each one.
 
-    Nodes whose head no longer runs are ended first.
+    Nodes whose head no longer runs are stopped first.
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
-        RunFailed: Ray does not start on a machine, or runs there with other settings; what was started stays, for
-            `down` to end.
+        RunFailed: Ray does not start on a machine, or runs there with other settings; processes that were started keep
+            running until `down` stops them.
     """
     if hosts.local:
         raise ConfigError(f"{hosts.source} starts with each run: there is nothing to start.")
@@ -250,20 +250,20 @@ def up(hosts: Hosts) -> Iterator[str]:
             raise RunFailed(
                 f"this machine: {address} is in use, but not by this checkout: stop the program that listens there."
             )
-        for host in hosts.nodes:  # they would wait a minute for their head, and Ray starts no other beside one
+        for host in hosts.nodes:  # old ones wait a minute for their head, and Ray starts none beside them
             if _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}") == _ENDED:
                 yield f"node {host.called}: stopped, since its head was no longer running"
-    said = _run(["sh", "-c", _start_command(hosts, here, head, HEAD, token)], token, "this machine")
-    yield f"head: {address}{_already(said)}"
+    output = _run(["sh", "-c", _start_command(hosts, here, head, HEAD, token)], token, "this machine")
+    yield f"head: {address}{_already(output)}"
     for host in hosts.nodes:
         node = f"--address={address} --node-ip-address={host.address} --node-name={host.called}"
         command = _over_ssh(host, _start_command(hosts, host, node, host.called, token))
-        said = _run(command, token, f"node {host.called}")
-        yield f"node {host.called}: {host.address}{_already(said)}"
+        output = _run(command, token, f"node {host.called}")
+        yield f"node {host.called}: {host.address}{_already(output)}"
 
 
 def down(hosts: Hosts) -> Iterator[str]:
-    """End what `up` started; yields a line for each machine, even if nothing ran there or it cannot be reached.
+    """Stop the processes that `up` started; yields a line for each machine, even an idle or unreachable one.
 
     Raises:
         ConfigError: the file names no machines to start Ray on.
@@ -274,13 +274,13 @@ def down(hosts: Hosts) -> Iterator[str]:
         raise ConfigError(f"{hosts.source} joins a cluster that others start: they must stop it.")
     for host in hosts.nodes:
         try:
-            said = _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
-            yield f"node {host.called}: {said}"
+            output = _run(_over_ssh(host, _stop_command(host, host.called)), "", f"node {host.called}")
+            yield f"node {host.called}: {output}"
         except RunFailed as error:
             yield str(error)
     own = head_address(hosts).rpartition(":")[0]
-    said = _run(["sh", "-c", _stop_command(Host(address=own), HEAD)], "", "this machine")
-    yield f"head: {said}"
+    output = _run(["sh", "-c", _stop_command(Host(address=own), HEAD)], "", "this machine")
+    yield f"head: {output}"
 
 
 def _start_command(hosts: Hosts, host: Host, options: str, name: str, token: str) -> str:
@@ -306,9 +306,9 @@ def _start_command(hosts: Hosts, host: Host, options: str, name: str, token: str
     )
 
 
-def _already(said: str) -> str:
-    """The part of a line about a machine that tells that it kept its Ray, by the output of the start command."""
-    return _ALREADY if said.endswith(_ALREADY) else ""
+def _already(output: str) -> str:
+    """The end of a machine's line: `_ALREADY` if the start command's output says that Ray already ran, else ""."""
+    return _ALREADY if output.endswith(_ALREADY) else ""
 
 
 def _test_command(host: Host, name: str) -> str:
@@ -321,7 +321,7 @@ def _pid_file(host: Host, name: str) -> str:
 
 
 def _stop_command(host: Host, name: str) -> str:
-    """The shell command that kills `ray start --block`, and so all Ray processes of the node."""
+    """The shell command that kills `ray start --block`, and with it all Ray processes of the node."""
     file = _pid_file(host, name)
     return (
         f"if {_runs(file)}; then kill -9 $pid && rm -f {file} && echo {_ENDED}; "
@@ -330,7 +330,7 @@ def _stop_command(host: Host, name: str) -> str:
 
 
 def _runs(file: str) -> str:
-    """A shell condition that sets $pid: whether the pid file's process is Ray's, since pids are reused."""
+    """A shell condition that sets $pid: whether the process in the pid file is Ray's, since pids are reused."""
     return (
         f'pid=$(cat {file} 2>/dev/null) && [ -n "$pid" ] && '
         "{ tr '\\0' ' ' < /proc/$pid/cmdline; } 2>/dev/null | grep -q 'ray.*start'"
@@ -343,7 +343,7 @@ def _over_ssh(host: Host, command: str) -> list[str]:
 
 
 def _run(command: Sequence[str], given: str, where: str) -> str:
-    """Run a command with this standard input, and return what it prints; RunFailed names ``where`` it failed."""
+    """Run a command with ``given`` as standard input, and return its output; RunFailed names ``where`` it failed."""
     began = time.monotonic()
     try:
         done = subprocess.run(
@@ -367,7 +367,7 @@ def _run(command: Sequence[str], given: str, where: str) -> str:
 
 
 def _own_address(other: str) -> str:
-    """The address of this machine by which ``other`` reaches it.
+    """The address at which ``other`` reaches this machine.
 
     Raises:
         ConfigError: it cannot be reached.

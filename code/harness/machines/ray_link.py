@@ -1,7 +1,7 @@
 """Nodes as Ray actors. Only this file imports Ray, and only when a run has a cluster.
 
-The harness has heartbeats of its own, because Ray takes 14 to 65 s to notice that a machine is gone. A node that does
-not answer is lost, and a lost node ends the test.
+The harness has its own heartbeats, because Ray takes 14 to 65 s to notice that a machine is gone. A node that does not
+answer is lost, and a lost node ends the test.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _JOINING_SECONDS = 240.0  # until all nodes have joined and their processes have
 _LISTING_SECONDS = 20.0  # until Ray lists a node that was just started
 _FORGETTING_SECONDS = 90.0  # until Ray no longer lists a node that is gone: it takes 14 to 65
 _ATTEMPTS = 3  # to start nodes on this machine
-_REPORTING_SECONDS = 30.0  # that the driver promises its supervisor between two reports
+_REPORTING_SECONDS = 30.0  # the maximum between two reports, as promised to the driver's supervisor
 _SENDING_SECONDS = 600.0  # to store a chunk of a file, and until a node first reports progress
 _CHUNK_BYTES = 64 << 20  # of a file in one message
 _ENDING_SECONDS = 5.0  # to reach a running cluster, or to shut Ray down
@@ -103,9 +103,9 @@ class RayCluster:
         self._await_processes(beat)
 
     def _start_local(self, beat: Beat) -> str:
-        """The address of the head, once all nodes on this machine have joined it.
+        """Wait until all nodes on this machine have joined the head; returns its address.
 
-        Ray gives its own processes 15 s to start, too short on a very busy machine, so it tries a few times.
+        Ray gives its own processes 15 s to start, too short on a very busy machine, so a failed start is repeated.
         """
         assert self.local
         for attempt in count(1):
@@ -150,7 +150,7 @@ class RayCluster:
             self.local.check()
 
     def _nodes(self, wanted: Sequence[str], beat: Beat) -> list[tuple[str, dict[str, Any]]]:
-        """(name, Ray's description) of each ``wanted`` node; of all nodes that have cores if that is empty."""
+        """(name, Ray's description) of each ``wanted`` node; if ``wanted`` is empty, of all nodes that have cores."""
         ray = _ray()
         began = time.monotonic()
         while True:
@@ -181,8 +181,8 @@ class RayCluster:
         ray = _ray()
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": there}
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        always = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "scheduling_strategy": on_node}
         groups = {"beats": 1, "checks": 1}
         cpus = node["Resources"]["CPU"]  # all of them, so that Ray starts nothing else there
         actor = ray.remote(num_cpus=cpus, concurrency_groups=groups, **always)(_with_groups(ray)).remote()
@@ -194,7 +194,7 @@ class RayCluster:
         """Wait until the processes of every node have started."""
         for link, about in self._all(beat, _JOINING_SECONDS, [link.actor.about.remote() for link in self.links]):
             link.about = about
-        # Until a sentinel has answered once, its silence would pass for a slow start.
+        # Until a sentinel has answered once, its silence would be taken for a slow start.
         for _ in self._all(beat, _JOINING_SECONDS, [link.sentinel.beat.remote(0) for link in self.links]):
             pass
 
@@ -262,9 +262,9 @@ class RayCluster:
             self.close()
 
     def close(self) -> None:
-        """End the nodes' processes, and Ray if it was started here; takes a few seconds at most, whatever hangs."""
+        """End the nodes' processes, and Ray if it was started here; takes at most a few seconds, even if Ray hangs."""
         if self._hearts:
-            self._hearts.over.set()  # from now on a failure is not a loss
+            self._hearts.over.set()  # from now on, a failure does not mean a lost node
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
         ending.join(_ENDING_SECONDS)
@@ -286,7 +286,7 @@ class RayCluster:
 
 
 def _with_groups(ray: Any) -> type[NodeActor]:
-    """The actor's class; its heartbeats and checks have threads of their own, and do not wait for other calls."""
+    """The actor's class; its heartbeats and checks have their own threads, and do not wait for other calls."""
     groups = {"beat": "beats", "clock": "checks", "usage": "checks"}
     for name, group in groups.items():
         ray.method(concurrency_group=group)(getattr(NodeActor, name))
@@ -313,7 +313,7 @@ def _silence_ray() -> None:
 
 @contextlib.contextmanager
 def _loopback(wanted: bool) -> Iterator[None]:
-    """Let Ray use 127.0.0.1: it would replace it by the address of a network card (see `start`)."""
+    """Let Ray use 127.0.0.1, which it would replace by the address of a network card (see `start`)."""
     from ray._private import services
 
     before = services.resolve_ip_for_localhost
@@ -326,7 +326,7 @@ def _loopback(wanted: bool) -> Iterator[None]:
 
 
 def _importable() -> bool:
-    """Whether Ray is installed, checked before any process is started; raises if not."""
+    """Whether Ray is installed, checked before any process is started; raises an error if not."""
     from importlib.util import find_spec
 
     if find_spec("ray") is None:
@@ -335,7 +335,7 @@ def _importable() -> bool:
 
 
 def connect(hosts: Hosts, request: NodeRequest, beat: Beat) -> Sequence[Link]:
-    """Links to all nodes of a cluster, each ready; closing the last link ends what was started.
+    """Links to all nodes of a cluster, each ready; closing the last link ends all that was started.
 
     Raises:
         HarnessError: Ray is missing, the cluster cannot be joined, or a node fails; nothing is left behind.

@@ -23,7 +23,7 @@ def main() -> None:
     begin = node.Node.start_raylet
 
     def start_raylet(node: Any, *given: Any, **named: Any) -> None:
-        _say_port(node)
+        _write_port(node)
         begin(node, *given, **named)
 
     node.Node.start_raylet = start_raylet
@@ -36,8 +36,8 @@ def _private(module: str) -> Any:
     return import_module(f"ray._private.{module}")
 
 
-def _say_port(node: Any) -> None:
-    """Write the agent's port where the raylet looks for it: it waits only 15 s, too short on a busy machine."""
+def _write_port(node: Any) -> None:
+    """Write the agent's port where the raylet looks for it: its wait of 15 s is too short on a busy machine."""
     raylet: Any = import_module("ray._raylet")
     name, port = raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME, node._ray_params.dashboard_agent_listen_port
     raylet.persist_port(node.get_session_dir_path(), node._node_id, name, port)

@@ -1,4 +1,4 @@
-"""TLS of a cluster: the harness's own settings, and a check that both sides have the same before Ray connects."""
+"""TLS of a cluster: the harness's own settings, and a check, before Ray connects, that both sides have the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMEOUT_SECONDS = 5.0  # to connect, and for each answer
 _PROTOCOL = "h2"  # gRPC's
 _FILES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL"}
-"""What OpenSSL calls an answer that is not TLS."""
+"""OpenSSL's names for an answer that is not TLS."""
 
 
 def settings(protocol: int) -> ssl.SSLContext | None:
@@ -27,7 +27,7 @@ def settings(protocol: int) -> ssl.SSLContext | None:
     if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         return None
     made = ssl.SSLContext(protocol)
-    made.check_hostname = False  # nodes are known by addresses, and the key shows which one this is
+    made.check_hostname = False  # nodes are identified by addresses, and the key shows which one this is
     made.verify_mode = ssl.CERT_REQUIRED
     ca, cert, key = (_file(name) for name in _FILES)
     try:
@@ -41,7 +41,7 @@ def settings(protocol: int) -> ssl.SSLContext | None:
 
 
 def _file(variable: str) -> str:
-    """The file that a variable names; raises OSError if it names none, or one that cannot be read."""
+    """The file that a variable names; raises OSError if it is not set, or the file cannot be read."""
     if not (path := os.environ.get(variable, "")):
         raise OSError(f"{variable} is not set")
     with Path(path).open("rb"):
@@ -49,7 +49,7 @@ def _file(variable: str) -> str:
 
 
 def check(host: str, port: int) -> None:
-    """Compare this side's TLS settings with those of the head: Ray would wait for minutes, and not say why.
+    """Compare this side's TLS settings with the head's: Ray itself would wait for minutes and not say why.
 
     Raises:
         ConfigError: only one side uses TLS, one does not accept the other's certificate, or a file cannot be read.
@@ -83,7 +83,7 @@ def check(host: str, port: int) -> None:
 
 
 def _uses_tls(host: str, port: int) -> bool | None:
-    """Whether the head speaks TLS; None if its answer does not show it."""
+    """Whether the head uses TLS; None if its answer does not show it."""
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     try:
@@ -97,7 +97,7 @@ def _uses_tls(host: str, port: int) -> bool | None:
 
 
 def _tls_handshake(host: str, port: int, context: ssl.SSLContext) -> None:
-    """Connect, and wait for the first byte: in TLS 1.3 a refused certificate shows only then."""
+    """Connect, and wait for the first byte: in TLS 1.3, a refused certificate shows only then."""
     context.set_alpn_protocols([_PROTOCOL])
     with (
         socket.create_connection((host, port), _TIMEOUT_SECONDS) as plain,

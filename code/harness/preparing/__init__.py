@@ -1,1 +1,1 @@
-"""How a test is made ready, on this machine or on nodes, and handed to LoadGen."""
+"""Prepares a test, on this machine or on nodes, and hands it to LoadGen."""

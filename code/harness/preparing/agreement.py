@@ -37,7 +37,7 @@ that: with the operands of every product rounded to it, MiniLM differs by 0.005 
 """
 _MAX_SHAPES = 12  # to compare, from the smallest to the largest
 _COMPARED_ROWS = 4  # rows of a shape that ONNX Runtime also computes: in every wrong batch seen, most rows were wrong
-_HOLD_SECONDS = 0.01  # that outputs are held before they are read: nothing may write to them any more
+_HOLD_SECONDS = 0.01  # that outputs are held before they are read: by then nothing may write to them
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Agreement:
         return sorted(shape for shape, difference in self.differences.items() if difference > MAX_DIFFERENCE)
 
     def warning(self, engine: str) -> str:
-        """What is wrong and how to avoid it; "" if nothing is wrong."""
+        """The deviation and how to avoid it; "" if nothing is wrong."""
         if not self.wrong:
             return ""
         shapes = ", ".join(f"{shape.batch} x {shape.length}" for shape in self.wrong)
@@ -96,8 +96,8 @@ def agreement(
 ) -> Agreement | None:
     """Run a batch of each prepared shape, or of `_MAX_SHAPES` of them, and some of its rows on ONNX Runtime.
 
-    If one is wrong, smaller batches are prepared until one is correct. ``indices`` are samples to choose from, int64
-    (n,); they need not be loaded, and are not loaded afterwards. ``ran`` is called after every batch.
+    If a shape is wrong, smaller batches are prepared until one is correct. ``indices`` are samples to choose from,
+    int64 (n,); they need not be loaded, and are not loaded afterwards. ``ran`` is called after every batch.
     ``original`` is the model's file for ONNX Runtime, if the engine's was converted from it.
 
     Returns:
@@ -123,7 +123,7 @@ def agreement(
     result = Agreement({shape: difference for shape, difference in found.items() if difference is not None})
     if not result.wrong:
         return result if result.differences else None
-    # Only to give better advice: the test runs none of these, so an engine that cannot run them does not end it.
+    # Only for better advice: the test runs none of these batches, so an engine that cannot run them does not end it.
     with suppress(EngineError):
         smallest = result.wrong[0]
         if sut.engine.in_flight > 1 and compare.right(smallest, 1):
@@ -192,11 +192,11 @@ class _EngineComparison:
         return (error / size) ** 0.5 if size else None
 
     def _at_once(self, batches: Sequence[Integers], shape: Shape) -> list[list[Array]]:
-        """The values of each batch, read only when all have returned: a buffer that they share is then overwritten."""
+        """The values of each batch, read when all have returned: by then, a buffer that they share is overwritten."""
         start = Barrier(len(batches))
 
         def run(batch: Integers) -> Sequence[Array]:
-            start.wait()  # so each batch has a thread of its own, for which an engine may keep a buffer
+            start.wait()  # so that each batch has its own thread, for which an engine may keep a buffer
             return self.sut.run(batch, shape)
 
         self.sut.runner(shape)

@@ -27,14 +27,14 @@ from harness.settings.identity import code_digest
 from harness.settings.run import THREADS, RunSettings
 
 Connect = Callable[[str, NodeRequest, Beat], Sequence[Link]]
-"""Links to the nodes that a setting names, each ready."""
+"""Returns links to the nodes that a setting names, each ready."""
 
 
 def prepare_nodes(settings: RunSettings, how: Preparation = AS_A_RUN, connect: Connect | None = None) -> Prepared:
-    """A test whose SUT is all nodes; ``connect`` reaches them.
+    """A test whose SUT consists of all nodes, which ``connect`` reaches.
 
     Raises:
-        ConfigError: as `prepare`; the scenario is not one for several nodes, or they differ.
+        ConfigError: as `prepare`; the scenario does not suit several nodes, or they differ.
         EngineError, RunFailed: a node failed.
     """
     assert settings.cluster is not None

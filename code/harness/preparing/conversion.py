@@ -1,7 +1,7 @@
-"""Converting an 8-bit model that was written for other engines, before a run, to the operators that its engine needs.
+"""Converts an 8-bit model that was written for other engines, before a run, to the operators that its engine needs.
 
-Most files with 8-bit layers are QDQ graphs. DeepSparse runs these slowly, without a warning, and the same integers fast
-in other operators. The converted file is kept in the cache; the run's record and its identity name the user's file.
+Most files with 8-bit layers are QDQ graphs. DeepSparse runs these slowly, without a warning, but runs the same integers
+fast in other operators. The converted file is kept in the cache; the run's record and identity name the user's file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_FILE_BYTES = 2**31 - 1
 _LAYERS_KEY = "converted_layers"
 """The key of a converted file's metadata for `Conversion.layers`."""
 _MEMORY_FACTOR = 10
-"""Memory that a conversion needs, in sizes of the file: the weights again in floating point, and copies."""
+"""Memory that a conversion needs, as a multiple of the file's size: the weights in floating point, and copies."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Conversion:
 
 
 def conversion(settings: RunSettings, quiet: bool = False) -> Conversion | None:
-    """The model in the 8-bit operators that the engine runs fast, converted now or before; None if it needs none.
+    """The model in the 8-bit operators that the engine runs fast, converted now or earlier; None if not converted.
 
-    ``quiet`` omits the line that says so, or why a file stays as it is.
+    ``quiet`` omits the line that reports the conversion, or why the file is not converted.
 
     Raises:
         ConfigError: the model's file, or the cache, cannot be read or written.
@@ -72,12 +72,12 @@ def conversion(settings: RunSettings, quiet: bool = False) -> Conversion | None:
 
 
 def _key(settings: RunSettings) -> str:
-    """What the converted file depends on: the model and the code."""
+    """A key for the inputs of a conversion: the model and the code."""
     return sha256(f"{settings.model.sha256} {code_digest()}".encode()).hexdigest()[:32]
 
 
 def _convert(path: Path, files: list[Path], entry: Path) -> str:
-    """Convert a file into a cache; otherwise the reason why not, in words."""
+    """Convert a file into the cache; returns "", or the reason why it was not converted."""
     size = sum(file.stat().st_size for file in {path, *files} if file.is_file())
     if size > _MAX_FILE_BYTES:
         return "it has more than 2 GB, which one file cannot hold"
@@ -103,7 +103,7 @@ def _convert(path: Path, files: list[Path], entry: Path) -> str:
 
 
 def _converted(path: Path) -> bytes | str:
-    """The content of the converted file, or the reason why there is none."""
+    """The content of the converted file, or the reason why the file cannot be converted."""
     import onnx
     from onnx import helper
 

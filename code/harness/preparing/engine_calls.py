@@ -1,4 +1,4 @@
-"""Calls of an engine's own methods, which may raise anything: none of them may lose a result."""
+"""Calls of an engine's own methods, which may raise anything but must not cause the loss of a result."""
 
 from collections.abc import Mapping
 
@@ -57,7 +57,7 @@ def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
 
 
 def activity(engine: type[Engine], verb: str, settings: RunSettings) -> str:
-    """What an engine does with the model, and what the user can do if the process crashes meanwhile."""
+    """A sentence about an engine at work on the model, with advice in case the process crashes meanwhile."""
     hints = [engine.alternative] if engine.alternative else []
     if not console.output().verbose:
         hints.append("harness -v run shows what the engine printed")

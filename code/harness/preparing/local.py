@@ -1,4 +1,4 @@
-"""From settings to a prepared test on this machine, for runs, tuning trials, benchmarks and nodes of a cluster."""
+"""Prepares a test on this machine from its settings, for runs, tuning trials, benchmarks and nodes of a cluster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -42,11 +42,11 @@ def prepare(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
     load = partial(_load, settings, converted, how.beat)
     loaded = [load(layouts[0])]
     qsl = open_samples(settings, subject, loaded[0], how.beat)
-    # Settings that cannot fit the model are refused before an engine fails on its inputs.
+    # Reject settings that do not fit the model before an engine fails on its inputs.
     doubts = subject.benchmark.doubts(subject.benchmark.make_sut(loaded[0], qsl))
     if not how.quiet:
         announce(settings, subject.dataset, qsl.count)
-    # Batches are made of loaded samples only; LoadGen loads them again itself.
+    # Batches consist of loaded samples only; LoadGen later loads them again itself.
     indices = np.arange(qsl.performance_count)
     qsl.load(indices)
     build = _builder(settings, how, subject, qsl, lambda layout: loaded.pop() if loaded else load(layout))
@@ -76,7 +76,7 @@ def prepare(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
 
 
 def _possible(settings: RunSettings, max_cost: int, choose_streams: bool) -> list[EngineSettings]:
-    """The engine's settings with each layout of streams that may be chosen, the preferred one first."""
+    """The engine's settings for each layout of streams that may be chosen, the preferred one first."""
     scenario = find_scenario(settings.scenario)
     suited = scenario.engine_settings(settings.engine_settings, max_cost)
     # Only under a latency bound can streams be too slow; tuning has compared them already.
@@ -91,7 +91,7 @@ def _builder(
     qsl: SampleLibrary,
     load: Callable[[EngineSettings], Engine],
 ) -> Build:
-    """What makes the scenario for a layout of streams; ``load`` gives the engine."""
+    """The function that makes the scenario for a layout of streams; ``load`` makes the engine."""
     benchmark, kind = subject.benchmark, find_scenario(settings.scenario)
     allowed = inf if settings.official else DEVELOPMENT_COMPILE_SECONDS
     seconds = allowed if how.compile_seconds is None else how.compile_seconds
@@ -121,7 +121,7 @@ def _explain(description: Mapping[str, object], scenario: Scenario, slowest: flo
 
 
 def open_samples(settings: RunSettings, subject: Subject, engine: Engine, beat: Beat) -> SampleLibrary:
-    """The samples in the form that the engine's graph takes.
+    """The samples in the form that the engine's graph requires.
 
     Raises:
         ConfigError: the data set cannot be read, or has too few samples for an official run.
@@ -149,7 +149,7 @@ def _load(settings: RunSettings, converted: Conversion | None, beat: Beat, layou
         with engine_errors(engine_class.name, f"to load {settings.model.path}", engine_class.alternative):
             engine = engine_class(native(converted.file.path if converted else settings.model.path), layout)
     except EngineError:
-        read_nodes(settings.model.path)  # if the file is damaged, say so instead of what the engine made of it
+        read_nodes(settings.model.path)  # if the file is damaged, report that instead of the engine's error
         raise
     beat(patience(settings))
     return engine
@@ -189,7 +189,7 @@ def _warm_up(
         scenario = quick_enough(layouts, build, partial(engine_calls.close, consequence=_REPLACED), indices, listener)
         beat(settings.stall_timeout, first)
         slowest = scenario.get_ready(indices, listener)
-        listener.doing = ""  # from now on it is not the first time
+        listener.doing = ""  # later batches are not the first
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
     return scenario, slowest, listener
 

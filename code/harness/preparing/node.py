@@ -1,4 +1,4 @@
-"""One node of a cluster: it prepares as a run of its own does, and says what it measured."""
+"""One node of a cluster: it prepares like a run of its own, and reports its measurements."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NodeSettings:
     dataset: Path
     """The path of the data set on the driver."""
     shared: Mapping[str, Shared]
-    """What another run of the same result chose on each node, by its name."""
+    """The choices that another run of the same result made on each node, by the node's name."""
     compile_seconds: float | None = None
     choose_streams: bool = True
     seconds: float = 0.0
@@ -49,7 +49,7 @@ class NodeSettings:
 
 
 def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple[Node, NodeReady]:
-    """The node ``name``, warm, and what the driver must know of it.
+    """The warmed-up node ``name``, and its report to the driver.
 
     Raises:
         HarnessError: as `prepare`.
@@ -142,7 +142,7 @@ def _local_settings(asked: NodeSettings, files: Sequence[Needed]) -> RunSettings
         "engine_settings": _with_paths(settings.engine_settings, found),
         "benchmark_settings": _with_paths(settings.benchmark_settings, found),
     }
-    # By default each machine would take the best data set that it has.
+    # By default, each machine would use the best data set that it has.
     if (place := found.get(asked.dataset, asked.dataset)).exists():
         changed["dataset"] = str(place)
     return settings.model_copy(update=changed)

@@ -1,4 +1,4 @@
-"""What a test is about, how it is prepared, and what LoadGen then tests."""
+"""The subject of a test, the options of its preparation, and the prepared test for LoadGen."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _CLOSE_SECONDS = 30.0  # maximum of closing an engine
 
 
 def no_beat(within: float, doing: str = "") -> None:
-    """A `Beat` that nobody waits for."""
+    """A `Beat` without a supervisor."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a test is prepared: by default as in a run."""
+    """The options of preparing a test: by default as in a run."""
 
     beat: Beat = no_beat
     quiet: bool = False
     """Whether to omit the line that describes the run."""
     shared: Shared = field(default_factory=Shared)
-    """What the other runs of the same result chose."""
+    """The choices of the other runs of the same result."""
     compile_seconds: float | None = None
-    """Roughly the maximum time for compiling shapes; None for the limit of the run's mode."""
+    """The approximate maximum time for compiling shapes; None for the limit of the run's mode."""
     choose_streams: bool = True
     """Whether fewer streams than the engine's default may be chosen if a latency bound requires it."""
     pilots: bool = True
@@ -56,7 +56,7 @@ AS_A_RUN = Preparation()
 
 @dataclass(frozen=True)
 class Subject:
-    """What a test is about: the benchmark, its data set, and the files that the settings name."""
+    """The subject of a test: the benchmark, its data set, and the files that the settings name."""
 
     benchmark: Benchmark
     dataset: Dataset
@@ -64,7 +64,7 @@ class Subject:
 
     @classmethod
     def of(cls, settings: RunSettings) -> Subject:
-        """What these settings name; a rehearsal without a data set has a stand-in.
+        """The subject named by these settings; a rehearsal without a data set gets a stand-in.
 
         Raises:
             ConfigError: the data set is unknown, or the rules do not allow it.
@@ -81,7 +81,7 @@ class Subject:
         return cls(benchmark, dataset, given)
 
     def unchanged(self, qsl: SampleLibrary, *others: Fingerprint) -> tuple[Fingerprint, ...]:
-        """All files that the result depends on: those given, the data set's, the samples' and ``others``.
+        """All files that the result depends on: those of the settings, data set and samples, and ``others``.
 
         Raises:
             RunFailed: one changed after it was hashed.
@@ -93,7 +93,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A benchmark's data and model on an engine, warmed up, with the samples loaded that LoadGen will load."""
+    """A benchmark's data and model on an engine, warmed up, with those samples loaded that LoadGen will load."""
 
     benchmark: Benchmark
     dataset: Dataset
@@ -119,25 +119,25 @@ class Prepared:
 
     @property
     def sut(self) -> SUT:
-        """The scenario's; in a cluster it only describes what the nodes run."""
+        """The scenario's SUT; in a cluster it only describes the nodes' SUTs."""
         return self.scenario.sut
 
     @property
     def engine(self) -> Engine:
-        """The SUT's."""
+        """The SUT's engine."""
         return self.scenario.sut.engine
 
     def short_test(self, test: ShortTest, scheduler: Scheduler | None = None) -> Detail:
         """LoadGen's log of a short performance test (`session.short_test`); the samples stay loaded.
 
-        Without a ``scheduler`` of its own, a test that cannot meet the bound is given up, and ends with its last query.
+        Without its own ``scheduler``, a test that cannot meet the bound is given up, and ends with its last query.
         """
         from harness.preparing import session
 
         overload, ended = None, None
         if self.scenario.paced and test.rate and scheduler is None:
-            most = most_queries(test.rate, test.seconds, 1)
-            overload = Overload(most, self.scenario.bound, self.scenario.percentile or 0)
+            queries = most_queries(test.rate, test.seconds, 1)
+            overload = Overload(queries, self.scenario.bound, self.scenario.percentile or 0)
         running = scheduler or self.scenario.scheduler(session.complete)
 
         def progress() -> None:
@@ -152,7 +152,7 @@ class Prepared:
 
         detail = session.short_test(self.scenario, test, running, self.qsl, progress)
         self.qsl.load(self.indices)
-        # The rate of the queries that were computed, not of those that were then given up.
+        # The rate of the computed queries, without those that were given up.
         return replace(detail, values={**detail.values, self.scenario.result_key: ended.reached}) if ended else detail
 
     def close(self, beat: Beat, stall_timeout: float) -> None:

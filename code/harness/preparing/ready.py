@@ -6,7 +6,7 @@ from harness.settings.run import RunSettings
 
 
 def get_ready(settings: RunSettings, how: Preparation = AS_A_RUN) -> Prepared:
-    """As `prepare`, on the nodes of a cluster if the settings name one."""
+    """Like `prepare`, on the nodes of a cluster if the settings name one."""
     if settings.cluster is None:
         return prepare(settings, how)
     from harness.preparing.clustered import prepare_nodes  # a run on one machine does not need it

@@ -1,8 +1,8 @@
 """Runs one test with LoadGen, a scheduler and a QSL. One process runs one test.
 
 LoadGen logs "Multiple conf files" when a process reads a second configuration, and official checkers reject such a
-log. Its callbacks run on LoadGen's own threads, and `StartTest` cannot be stopped: after a failure, the caller must
-end the process.
+log. Callbacks run on LoadGen's own threads, and `StartTest` cannot be stopped: after a failure, the caller must end the
+process.
 """
 
 import os
@@ -38,20 +38,20 @@ NO_AUDIT = ""
 
 
 def complete(ids: list[int], responses: Responses) -> None:
-    """Report to LoadGen that these query ids are answered: one call per batch, since each call costs microseconds."""
+    """Report the answers to these query ids to LoadGen, in one call per batch, since each call costs microseconds."""
     first = responses.buffer.ctypes.data
     pointers = [first + offset for offset in responses.offsets.tolist()]  # faster than numpy for a few
     lg.QuerySamplesComplete(list(map(lg.QuerySampleResponse, ids, pointers, responses.sizes.tolist())))
 
 
 def make_settings(conf: Path, model: str, scenario: str, mode: Mode) -> lg.TestSettings:
-    """LoadGen's settings from its embedded mlperf.conf and this user.conf. Call it once per process.
+    """LoadGen's settings from its embedded mlperf.conf and this user.conf. Call this once per process.
 
     Raises:
         RunFailed: LoadGen cannot read the file.
     """
     settings = lg.TestSettings()
-    # As bytes: LoadGen knows neither the locale's encoding nor Python's stand-ins for bytes that it cannot decode.
+    # As bytes: LoadGen knows neither the locale's encoding nor Python's escapes for undecodable bytes.
     if settings.FromConfig(os.fsencode(conf), model, scenario) != 0:
         raise RunFailed(f"LoadGen could not read {conf}: check the user.conf that it was made from.")
     settings.scenario = getattr(lg.TestScenario, scenario)
@@ -139,7 +139,7 @@ def _wait(
 
 
 def _library(qsl: SampleLibrary, watch: Stopwatch, fail: Callable[[BaseException], None]) -> int:
-    """LoadGen's handle of the QSL; ``watch`` runs while samples are loaded."""
+    """LoadGen's handle for the QSL; ``watch`` runs while samples are loaded."""
 
     def load(indices: Sequence[int]) -> None:
         qsl.load(indices)
@@ -180,10 +180,10 @@ def _log_settings(log_dir: Path, trace: bool) -> lg.LogSettings:
 def short_test(
     scenario: Scenario, test: ShortTest, scheduler: Scheduler, qsl: SampleLibrary, on_progress: Callable[[], None]
 ) -> Detail:
-    """Run a performance test for measuring only: a process may run any number of these.
+    """Run a performance test for measurement only: a process may run any number of these.
 
-    The scheduler is closed at the end. ``on_progress()`` is called while samples are completed, or LoadGen waits until
-    the next one is due.
+    The scheduler is closed at the end. ``on_progress()`` is called while samples are completed, or while LoadGen waits
+    until the next one is due.
 
     Raises:
         The errors of `run_test`.

@@ -1,4 +1,4 @@
-"""What all runs of one result share, although each could measure it again: batch limits and the number of streams."""
+"""Choices that all runs of one result share, although each could measure again: batch limits, number of streams."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +14,7 @@ from harness.settings.run import RunSettings
 
 
 class Shared(NamedTuple):
-    """What the other runs of a result measured to be best; None for what they did not choose."""
+    """The choices that the other runs of a result made by measurement; None for those that they did not make."""
 
     limits: Limits | None = None
     streams: int | None = None
@@ -23,9 +23,9 @@ class Shared(NamedTuple):
 def shared_with_result(settings: RunSettings) -> Shared:
     """The choices of the other official run of the same result.
 
-    A second measurement may choose otherwise. The accuracy run would then check other batches than those that were
-    fast, and a compliance test would compare two ways to run. So only a performance run that replaces another, and a
-    run on another processor, measure again.
+    A second measurement may lead to another choice. The accuracy run would then check other batches than the fast ones,
+    and a compliance test would compare two ways to run. So only a performance run that replaces another, and a run on
+    another processor, measure again.
     """
     here = (cpu_model(), core_count())
     for record in _others(settings):

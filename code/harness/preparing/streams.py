@@ -1,7 +1,7 @@
 """Chooses the number of streams that answer queries under a latency bound.
 
-One core per stream gives the highest throughput. Where one core takes too long for a single sample, no rate is low
-enough to meet the bound: fewer streams, with more cores each, then answer what many cannot.
+One core per stream gives the highest throughput. If one core takes too long for a single sample, no rate is low enough
+to meet the bound; fewer streams, with more cores each, may then meet it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from harness.host import console
 from harness.scenarios.base import Listener, Scenario
 from harness.task.shape import Integers
 
-_SPACE_FACTOR = 2  # times the file's size, for an engine's own copy of the weights
+_SPACE_FACTOR = 2  # memory for an engine's own copy of the weights, as a multiple of the file's size
 Build = Callable[[EngineSettings], Scenario]
 
 
 def with_streams(layouts: Sequence[EngineSettings], streams: int | None) -> Sequence[EngineSettings]:
-    """The layouts from which to choose, most streams first: only that with the ``streams`` of another run, if any."""
+    """The layouts to choose from, most streams first; only those with the ``streams`` of another run, if any."""
     if streams is None or len(layouts) < 2:
         return layouts
     same = [layout for layout in layouts if layout.stream_count() == streams]
@@ -48,9 +48,9 @@ def quick_enough(
     indices: Integers,
     listener: Listener,
 ) -> Scenario:
-    """The scenario on the first of the layouts that is quick enough for its bound, or on the last.
+    """The scenario with the first layout that is quick enough for its bound, or else with the last one.
 
-    ``build`` loads the engine; ``close`` frees one that was too slow. ``indices`` are loaded samples.
+    ``build`` loads the engine; ``close`` frees an engine that was too slow. ``indices`` are loaded samples.
     """
     left, why = list(layouts), ""
     while len(left) > 1:

@@ -1,1 +1,1 @@
-"""Reports of finished runs: LoadGen's logs, the records and the timelines as a page, a table or JSON."""
+"""Reports on finished runs: LoadGen's logs, the records and the timelines as a page, a table or JSON."""

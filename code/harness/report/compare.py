@@ -1,4 +1,4 @@
-"""Two runs, or two sets of repeats, side by side: how they differ, what they measured, and whether it is noise."""
+"""Compares two runs, or two sets of repeats: their differences, their metrics, and whether one is faster."""
 
 import json
 import statistics
@@ -20,9 +20,9 @@ from harness.scenarios.base import find_scenario
 _NO_SETTINGS = frozenset(
     {"agreement", "command", "digests", "identity", "notice", "reasons", "reference", "result", "time", "valid"}
 )
-# What limits and streams were chosen is also in the engine's settings.
+# The chosen limits and streams are also in the engine's settings.
 _MEASURED = frozenset({"measured_seconds", "limits", "streams"})
-_RATES = ("estimated_", "missed_")  # begin the names of rates and latencies that were measured
+_RATES = ("estimated_", "missed_")  # prefixes of measured rates and latencies
 _OF_NODE = frozenset({"host", "machine", "model_sha256", "code", "streams", "engine"})
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
 _SCORE_NOISE = 0.05
@@ -106,7 +106,7 @@ def compare(a: Side, b: Side) -> Comparison:
 
 
 def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -> str:
-    """How B is worse: a run of it is INVALID (even if one of A is as well), or its speed or a score is lower."""
+    """How B is worse: one of its runs is INVALID (even if one of A's is as well), or its speed or a score is lower."""
     for name, record in zip(b.names, b.records, strict=True):
         if not record.valid:
             return f"{name} is INVALID"
@@ -120,7 +120,7 @@ def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -
 
 
 def _remarks(letter: str, side: Side) -> Iterator[str]:
-    """What makes the runs of a side doubtful."""
+    """Reasons to doubt the runs of a side."""
     if varying := _varying(side):
         yield f"{letter}'s runs are not repeats of the same setting: they differ in {', '.join(varying)}."
     for name, record in zip(side.names, side.records, strict=True):
@@ -206,7 +206,7 @@ def _settings(record: Record) -> dict[str, str]:
 
 
 def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
-    """By name, the values of each side where they differ; for repeats, all distinct values."""
+    """The differing values of both sides, by name; for repeats, all distinct values."""
     settings: list[dict[str, list[str]]] = []
     for side in (a, b):
         known: dict[str, list[str]] = {}
@@ -216,7 +216,7 @@ def _differences(a: Side, b: Side) -> dict[str, tuple[str, str]]:
                 if value not in values:
                     values.append(value)
         settings.append(known)
-    # In the order of A's record, followed by names that only B's has.
+    # In the order of A's record, followed by the names that only B's has.
     found = {}
     for key in dict.fromkeys([*settings[0], *settings[1]]):
         one, other = (known.get(key, ["-"]) for known in settings)

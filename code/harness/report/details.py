@@ -1,4 +1,4 @@
-"""The details of a run that a reader looks up: settings, model, machine, software."""
+"""The details of a run for reference: settings, model, machine, software."""
 
 from pydantic import JsonValue
 
@@ -52,7 +52,7 @@ def software(run: Finished) -> list[tuple[str, str]]:
 
 
 def profile(run: Finished) -> list[tuple[str, list[list[str]]]]:
-    """Tables of the time of operators and nodes, each a title and rows, names first; empty without a profile."""
+    """Tables of the time in operators and nodes, each a title and rows, the header first; empty without a profile."""
     found = run.profile
     if found is None:
         return []

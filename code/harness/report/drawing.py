@@ -1,4 +1,4 @@
-"""How every plot is drawn: as SVG that takes its colours and font from the page around it."""
+"""The style of all plots: SVG that takes its colours and font from the page around it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# matplotlib writes only fixed colours: each of these is a placeholder for a colour of the page.
+# matplotlib writes only fixed colours: each of these stands for a colour of the page.
 INK, GRID, FIRST, SECOND, LIMIT = "#010203", "#010204", "#010205", "#010206", "#010207"
 _PAGE = {
     INK: "currentColor",
@@ -69,7 +69,7 @@ class Plot:
 def drawn_axes(height: float = 2.7) -> Iterator[tuple[Figure, Axes]]:
     """Axes of that height in inches, in the style of all plots."""
     with mpl.rc_context(_STYLE):
-        # As wide as a phone's screen, so that text is not scaled down there.
+        # As wide as a phone's screen, so that text is not scaled down on it.
         figure = Figure(figsize=(4.3, height), layout="constrained")
         yield figure, figure.add_subplot()
 
@@ -113,7 +113,8 @@ def legend(axes: Axes) -> None:
 def svg(figure: Figure, prefix: str, words: str) -> str:
     """The figure for a page: without XML header, fixed colours, size or font, and with unique ids."""
     file = io.StringIO()
-    # Ticks depend on the space left, and the space on their labels: without a second layout a label may be cut off.
+    # Ticks depend on the available space, which depends on their labels: without a second layout, a label may be cut
+    # off.
     figure.draw_without_rendering()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()

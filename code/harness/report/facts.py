@@ -1,4 +1,4 @@
-"""The content of reports in every format: the rows of the tables, in the same words and digits as on the terminal."""
+"""The content of reports in all formats: the rows of the tables, in the same words and digits as on the terminal."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from harness.scenarios.base import Metric
 
 NONE = "-"
 DISTURBED = "(disturbed)"
-"""The mark of numbers that other processes changed by using the cores."""
+"""The mark of numbers that other processes affected by using the cores."""
 OBSERVED = ("50.00", "90.00", "99.00")
 """The latency percentiles by which runs are compared."""
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -26,7 +26,7 @@ class Cell:
     ratio: str = ""
     """Relative to the first run of its kind, if both have the quantity with the same meaning."""
     disturbed: bool = False
-    """Whether other processes took the cores from one of the two runs, so that the ratio says little."""
+    """Whether other processes took cores from one of the two runs, so that the ratio says little."""
 
     @property
     def compared(self) -> str:
@@ -136,7 +136,7 @@ def _energy(run: Finished) -> str:
 
 
 def facts(run: Finished) -> list[tuple[str, str]]:
-    """A summary of the run: names and texts."""
+    """A summary of the run: (name, text) of each fact."""
     record, result = run.record, run.record.result
     count = f"{result.samples:,}" + (f" in {result.batches:,} batches" if result.batches else "")
     rows = [
@@ -162,11 +162,11 @@ def facts(run: Finished) -> list[tuple[str, str]]:
 
 
 def _nodes(run: Finished) -> str:
-    """The number of nodes, and what travelled to them; "" for a run on one machine."""
-    found, travelled = run.record.nodes, run.record.cluster_samples
+    """The number of nodes, and the payload sent to them; "" for a run on one machine."""
+    found, payload = run.record.nodes, run.record.cluster_samples
     hosts = len({node.host for node in found})
-    what = "sample numbers" if travelled == "indices" else "samples"
-    return f"{len(found)} on {hosts} host{'s' if hosts > 1 else ''}; {what} travelled to them" if found else ""
+    what = "sample numbers" if payload == "indices" else "samples"
+    return f"{len(found)} on {hosts} host{'s' if hosts > 1 else ''}; {what} were sent to them" if found else ""
 
 
 def nodes(run: Finished) -> list[list[str]]:
@@ -229,14 +229,14 @@ def _marked(rows: Sequence[Row], disturbed: Sequence[bool]) -> list[Row]:
 
 
 def _choice_rows(runs: Sequence[Finished]) -> list[Row]:
-    """A row for each choice of any run."""
+    """A row for each choice that any run made."""
     found = [{choice.name: choice.text for choice in run.record.choices} for run in runs]
     names = dict.fromkeys(name for texts in found for name in texts)
     return [Row(name, tuple(Cell(texts.get(name, NONE)) for texts in found)) for name in names]
 
 
 def plain(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
-    """The facts of each run for programs, by the names of the JSON report."""
+    """The facts about each run for programs, by their names in the JSON report."""
     return [_plain(run, runs[base]) for run, base in zip(runs, _first_alike(runs), strict=True)]
 
 
@@ -296,7 +296,7 @@ def _plain(run: Finished, first: Finished) -> dict[str, JsonValue]:
 
 
 def _ratio(run: Finished, first: Finished) -> float | None:
-    """The ratio of the metrics; None if the runs have different ones or the ratio is meaningless."""
+    """The ratio of the metrics; None if they are different metrics, or the ratio is meaningless."""
     if not (run.metrics and first.metrics and _comparable(run, first)):
         return None
     metric, base = run.metrics[0], first.metrics[0]
@@ -319,7 +319,7 @@ def kind_title(run: Finished) -> str:
 
 
 def _first_alike(runs: Sequence[Finished]) -> list[int]:
-    """For each run the index of the first run of its kind, so that a ratio to it is meaningful."""
+    """For each run, the index of the first run of its kind: a ratio to that one is meaningful."""
     first = {number: kind[0] for kind in kinds(runs) for number in kind}
     return [first[number] for number in range(len(runs))]
 
@@ -327,7 +327,7 @@ def _first_alike(runs: Sequence[Finished]) -> list[int]:
 def _comparable(run: Finished, first: Finished) -> bool:
     """Whether the metrics of two runs of the same kind have a meaningful ratio.
 
-    Where LoadGen sets the rate of queries, an INVALID run has no throughput: it did not sustain that rate.
+    If LoadGen sets the rate of queries, an INVALID run has no throughput: it did not sustain that rate.
     """
     return not run.scenario.paced or (run.record.valid and first.record.valid)
 
@@ -368,7 +368,7 @@ def _per_joule(run: Finished) -> float | None:
 
 
 def _cells(texts: Sequence[str], values: Sequence[float | None], bases: Sequence[int | None]) -> tuple[Cell, ...]:
-    """``bases`` are the indices of the values to compare each with; None for no comparison."""
+    """The cells of a row; ``bases`` has, for each value, the index of the one to compare it with, or None."""
     cells = []
     for number, (text, value, base) in enumerate(zip(texts, values, bases, strict=True)):
         first = values[base] if base not in (None, number) else None

@@ -23,7 +23,7 @@ _RESAMPLES = 10_000
 _RESAMPLES_OF_QUERIES = 500  # each takes a quantile of all queries
 _STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 8: 2.306, 10: 2.228, 15: 2.131, 30: 2.042}
 """97.5 % quantiles of Student's distribution by degrees of freedom."""
-_FEWEST_BINS, _FEWEST_QUERIES = 16, 200  # the minimum for an estimate of the noise within a run
+_MIN_BINS, _MIN_QUERIES = 16, 200  # for an estimate of the noise within a run
 _MIN_BATCHES_OF_BIN = 4  # with fewer, the progress between the ends of two batches is a guess
 _CURVE_DEGREE = 8  # of the curve fitted to the progress: enough for a rate that triples
 
@@ -74,7 +74,7 @@ def latency(key: str) -> Quantity:
 
 
 def not_comparable(a: Side, b: Side) -> str:
-    """Why neither side can be called better, such as "Offline and Server are not comparable"; "" if one can."""
+    """Why neither side can be called better, such as "Offline and Server are not comparable"; "" if one can be."""
     kinds = (
         tuple(side.scenario.name for side in (a, b)),
         tuple(side.records[0].model.benchmark for side in (a, b)),
@@ -147,8 +147,8 @@ def _measure(a: Side, b: Side) -> _ComparedQuantity:
 def _judge(
     measure: _ComparedQuantity, ratio: float, interval: tuple[float, float], noise: str, verb: str
 ) -> SpeedVerdict:
-    """The verdict; ``verb`` is "was" if it holds for these two runs only."""
-    # From a ratio of the metric to a ratio of speeds, in which higher is better.
+    """The verdict; ``verb`` is "was" if it applies to these two runs only."""
+    # Convert a ratio of the metric to a ratio of speeds, where higher is better.
     better: Callable[[float], float] = (lambda value: 1 / value) if measure.lower else (lambda value: value)
     speed, (lower, upper) = better(ratio), sorted(map(better, interval))
     about = f"{measure.name}, {noise}"
@@ -171,8 +171,8 @@ def _judge(
 def interval_of_repeats(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
     """Student's 95 % interval of B ÷ A around the ratio of the medians, on logarithms with one spread for both sides.
 
-    At least one side has two or more runs. Resampled medians of so few would call two runs a side different one time
-    in three where nothing differs.
+    At least one side has two or more runs. With so few, resampled medians would call two runs per side different in one
+    case out of three where nothing differs.
     """
     logs = np.log(a), np.log(b)
     freedom = len(a) + len(b) - 2
@@ -203,9 +203,9 @@ def _interval_of_runs(
 
 
 def spread(scenario: type[Scenario], timeline: Timeline | None) -> tuple[float, float] | None:
-    """The 95 % interval of a run's own result ÷ that result, from the variation within it; None if unknown.
+    """The 95 % interval of a run's result, relative to that result, from the variation within the run; None if unknown.
 
-    Server's throughput is the rate that was asked for, which does not vary.
+    Server's throughput is the target rate, which does not vary.
     """
     if timeline is None or scenario.paced:
         return None
@@ -221,20 +221,20 @@ def spread(scenario: type[Scenario], timeline: Timeline | None) -> tuple[float, 
 def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.float64] | None:
     """Deviations (log) of a run's rate when blocks of its time are resampled; None if the run is too short.
 
-    Slow changes over the whole test come from the order of its samples, long ones first, and not from noise: they are
+    Slow changes over the whole test come from the order of its samples, long ones first, not from noise, and are
     removed.
     """
     size = math.ceil(len(timeline.done) / max(1, min(len(timeline.done), timeline.batches // _MIN_BATCHES_OF_BIN)))
     count = len(timeline.done) // size
-    if count < _FEWEST_BINS:
+    if count < _MIN_BINS:
         return None
     done = timeline.done[: count * size].reshape(count, size).sum(axis=1)
     at = np.linspace(-1, 1, count)
     degree = min(_CURVE_DEGREE, count // 8)
     trend = np.polyval(np.polyfit(at, done, degree), at)
     length = round(count ** (1 / 3))
-    # Relative to the mean of all bins, so that each bin counts by its samples. The curve also removes some of the
-    # blocks' noise: that of as many blocks as it has coefficients.
+    # Relative to the mean of all bins, so that each bin counts by its samples. The curve also removes the noise of as
+    # many blocks as it has coefficients, which the factor restores.
     deviations = (done - trend) / done.mean() * math.sqrt(count / (count - (degree + 1) * length))
     means = _block_means(deviations - deviations.mean(), length, rng)
     logs: NDArray[np.float64] = np.log(np.maximum(1 + means, 1e-3))
@@ -242,7 +242,7 @@ def _throughputs(timeline: Timeline, rng: np.random.Generator) -> NDArray[np.flo
 
 
 def _block_means(values: NDArray[np.float64], length: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of series made of blocks of this one, each ``length`` long."""
+    """Means of series composed of random blocks of ``values``, each ``length`` long."""
     count = len(values)
     upto = np.concatenate(([0.0], np.cumsum(np.concatenate((values, values[:length])))))
     blocks = -(-count // length)
@@ -252,8 +252,8 @@ def _block_means(values: NDArray[np.float64], length: int, rng: np.random.Genera
 
 
 def _latencies(timeline: Timeline, share: float, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Deviations (log) of a quantile of a run's latencies when blocks of its queries are resampled; None if too few."""
-    if len(timeline.latencies) < _FEWEST_QUERIES:
+    """Deviations (log) of a latency quantile when blocks of a run's queries are resampled; None if too few queries."""
+    if len(timeline.latencies) < _MIN_QUERIES:
         return None
     latencies = np.maximum(timeline.latencies.astype(np.float64), 1e-9)
     count = len(latencies)

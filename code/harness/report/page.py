@@ -57,7 +57,7 @@ def page(runs: Sequence[Finished]) -> str:
 
 
 def _rates(run: Finished, number: int) -> dict[str, object]:
-    """The rates that were tested for the run's settings, as a plot and its table; neither if there are none."""
+    """The rates tested for the run's settings, as a plot and its table; neither if there are none."""
     found = rates_of(run)
     plot = found and rate_plot(run, found, f"t{number}-")
     return {
@@ -67,7 +67,7 @@ def _rates(run: Finished, number: int) -> dict[str, object]:
 
 
 def _kinds(runs: Sequence[Finished]) -> list[dict[str, object]]:
-    """The runs of each kind side by side, in tables of at most five columns: more would be cut off in print."""
+    """The runs of each kind side by side, in tables of at most five runs: more would be cut off in print."""
     found = []
     for number, kind in enumerate(facts.kinds(runs), start=1):
         alike = [runs[at] for at in kind]

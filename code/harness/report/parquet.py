@@ -12,7 +12,7 @@ from harness.results.finished import Finished
 
 
 def as_parquet(runs: Sequence[Finished]) -> bytes:
-    """A row for each run; columns of one type, lists as JSON, and null where a run has no value.
+    """A row for each run: each column has one type, lists are JSON, and missing values are null.
 
     Raises:
         MissingDependencyError: pyarrow is not installed.

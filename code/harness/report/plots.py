@@ -17,7 +17,7 @@ from harness.results.finished import Finished
 from harness.results.timeline import Timeline
 
 _MAX_DOTS = 600
-"""Up to this many queries are drawn one by one; for more, quantiles are drawn."""
+"""Up to this many queries are drawn individually; for more, quantiles are drawn."""
 _LINES = (
     ("median", FIRST, 1.6, 1.0),
     ("90th", FIRST, 0.8, 1.0),
@@ -58,7 +58,7 @@ def plots(run: Finished, prefix: str) -> list[Plot]:
 
 
 def bars(runs: Sequence[Finished], numbers: Sequence[int], prefix: str) -> Plot | None:
-    """The results of runs of one kind, with the numbers that the page gives them; None unless two have a result."""
+    """The results of runs of one kind, labelled with their numbers on the page; None unless two have a result."""
     found = [
         (number, run, run.metrics[0].value)
         for number, run in zip(numbers, runs, strict=True)
@@ -79,7 +79,7 @@ def bars(runs: Sequence[Finished], numbers: Sequence[int], prefix: str) -> Plot 
 
 
 def rate_plot(run: Finished, found: rates.TunedRates, prefix: str) -> Plot:
-    """The tests of a tuning as marks, the bound as a line; the ids in the SVG begin with ``prefix``."""
+    """The tests of a tuning as marks, and the bound as a line; the ids in the SVG begin with ``prefix``."""
     caption = f"{found.about}; the table below has the numbers"
     with drawn_axes() as (figure, axes):
         points = [(each.rate, each.p99_ms) for each in found.rates]
@@ -214,7 +214,7 @@ def _merged(wanted: int) -> int:
 
 
 def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
-    # A bin of a few batches would show when they end rather than how fast they run.
+    # A bin with few batches would show when they end rather than how fast they run.
     merge = len(timeline.done) // _merged(timeline.batches // 8)
     edges = timeline.edges[::merge]
     in_cost = _in_cost(run, timeline)
@@ -235,7 +235,7 @@ def _throughput(axes: Axes, run: Finished, timeline: Timeline) -> None:
 
 
 def _in_cost(run: Finished, timeline: Timeline) -> bool:
-    """Whether throughput is drawn in tokens: where long samples run first, samples/s would rise at constant speed."""
+    """Whether throughput is drawn in cost units: if long samples run first, samples/s would rise at constant speed."""
     several = len(np.unique(timeline.shapes[:, 1])) > 1
     return bool(several and run.scenario.one_query and timeline.done_cost is not None and run.record.result.cost)
 

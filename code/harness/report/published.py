@@ -22,7 +22,7 @@ class ReproducedResult:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A row of the published table, with the results of these runs."""
+    """A row of the published table, with the runs' results."""
 
     title: str
     engine: str
@@ -32,7 +32,7 @@ class PublishedRow:
 
 
 def published(runs: Sequence[Finished]) -> list[PublishedRow]:
-    """The published table, with the results of those runs whose model is in it."""
+    """The published table, with the results of the runs whose models are in it."""
     return [
         PublishedRow(
             entry.title,

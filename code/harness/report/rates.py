@@ -1,4 +1,4 @@
-"""Rate against latency: the rates that `harness tune` tested for a model in Server, and the run among them."""
+"""Rate against latency: the rates that `harness tune` tested for a model in Server, next to the run's own."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class TunedRates:
 
 
 def rates_of(run: Finished) -> TunedRates | None:
-    """The rates of the tuning that the run used, or else of one on the same model, engine, data set and machine.
+    """The rates of the tuning that the run used, or else of one with the same model, engine, data set and machine.
 
-    None for runs without a bound, and where there was no such tuning.
+    None for runs without a bound, and if there is no such tuning.
     """
     if not (run.scenario.paced and run.performance and run.bound_ms):
         return None
@@ -66,7 +66,7 @@ def _belongs(tuning: Tuned, run: Finished) -> bool:
 
 
 def rows(run: Finished, found: TunedRates) -> list[list[str]]:
-    """A table of the tests, names first, with the numbers of the plot."""
+    """A table of the tests, the header first, with the numbers of the plot."""
     head = ["target_qps", "99th percentile", "test", "queries", "result"]
     tests = [
         [f"{each.rate:g}", f"{each.p99_ms:,.2f} ms", f"{each.seconds:g} s", _count(each.queries), verdict(each)]

@@ -18,15 +18,15 @@ from harness.settings.runfile import RUNFILE
 
 FORMATS = ("html", "md", "csv", "json", "parquet")
 TO_FILES = {"html": "report.html", "parquet": "runs.parquet"}
-"""The formats that are always written to a file, with its name in build."""
+"""The formats that are always written to a file, with the default file name in build/."""
 _RUN_FILES = (RUN, CONF, RUNFILE, SCORES, PROFILE, TIMELINE, SUMMARY, DETAIL, ACCURACY, TRACE)
 
 
 def make(runs: Sequence[Finished], form: str, output: Path | None) -> None:
-    """Write a report to a file and print its name, or print the report to stdout.
+    """Write a report to a file and print its path, or print the report to stdout.
 
     Raises:
-        ConfigError: the file cannot be written, or is a run's own.
+        ConfigError: the file cannot be written, or belongs to a run.
         MissingDependencyError: a package for this format is not installed.
     """
     output = output or (paths.ROOT / "build" / TO_FILES[form] if form in TO_FILES else None)

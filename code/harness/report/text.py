@@ -19,7 +19,7 @@ def as_json(runs: Sequence[Finished]) -> str:
 
 
 def as_csv(runs: Sequence[Finished]) -> str:
-    """A row for each run, as `rows`; empty where a run has no value."""
+    """A row for each run, as in `rows`; missing values are empty."""
     found = rows(runs)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(found[0]) if found else [], restval="", lineterminator="\n")
@@ -44,7 +44,7 @@ def rows(runs: Sequence[Finished]) -> list[dict[str, JsonValue]]:
         values["doubts"] = " ".join(run.record.doubts)
         found.append(dict(facts.flat(values)))
     names = list(dict.fromkeys(name for row in found for name in row))
-    # Where one run has a nested table and another has none, the table's own name gets no column.
+    # If one run has a nested table and another has none, the table's own name gets no column.
     above = {name.rpartition(".")[0] for name in names}
     return [{name: row.get(name) for name in names if name not in above} for row in found]
 
@@ -105,5 +105,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    # Markdown would take a name in angle brackets for an HTML tag, and not show it.
+    # Markdown would take a name in angle brackets for an HTML tag and hide it.
     return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))

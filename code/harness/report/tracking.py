@@ -26,14 +26,14 @@ from harness.report.text import rows
 from harness.results.finished import Finished
 
 RUN, DIGEST = "harness.run", "harness.digest"
-"""The tags for a run's name and for its digest, which recognises it: sha256 over what was run, when, and the result."""
+"""The tags for a run's name, and for the digest that identifies it: sha256 over its settings, time and result."""
 _TAGS = (
     *("run", "verdict", "for_submission", "rehearsal", "reasons", "disturbed", "command", "notice", "time"),
     "ratio_to_first",
 )
-"""Columns of CSV that become tags instead, or mean nothing outside a report."""
+"""CSV columns that become tags instead, or are meaningless outside a report."""
 _PARAMS = ("cores", "nodes")  # numbers that are not results
-_MAX_PARAMS = 100  # that MLflow accepts in one request
+_MAX_PARAMS = 100  # in one request to MLflow
 _MAX_VALUE_LENGTH = 500  # characters of a value that servers of all versions accept
 
 
@@ -64,7 +64,7 @@ class _Experiment(Protocol):
 
 
 class _Client(Protocol):
-    """The part of ``mlflow.MlflowClient`` that is used here."""
+    """The used part of ``mlflow.MlflowClient``."""
 
     def get_experiment_by_name(self, name: str) -> _Experiment | None: ...
 
@@ -96,8 +96,8 @@ class ExportResult:
 def export(runs: Sequence[Finished], uri: str, experiment: str) -> ExportResult:
     """Add the runs that the experiment of a tracking store lacks, each with its LoadGen summary as an artifact.
 
-    ``uri`` is MLflow's: file:, http: or another. A run whose export was interrupted is exported again: let only one
-    export at a time write to an experiment.
+    ``uri`` is an MLflow tracking URI: file:, http: or another. A run whose export was interrupted is exported again, so
+    only one export at a time may write to an experiment.
 
     Raises:
         MissingDependencyError: MLflow is not installed.
@@ -113,7 +113,7 @@ def export(runs: Sequence[Finished], uri: str, experiment: str) -> ExportResult:
         added = [content for digest, content in contents.items() if digest not in known]
         for content in added:
             _add(client, place, content)
-    except Exception as error:  # the libraries behind a store raise anything
+    except Exception as error:  # the libraries behind a store may raise anything
         raise ConfigError(
             f"the MLflow store {uri} cannot be used ({_reason(error)}): give another --tracking-uri or --experiment."
         ) from error
@@ -121,7 +121,7 @@ def export(runs: Sequence[Finished], uri: str, experiment: str) -> ExportResult:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's own word for a connection that failed, which many layers wrap, else the error's first line."""
+    """The system's message for a failed connection, which many layers wrap, else the error's first line."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, ConnectionError | TimeoutError | gaierror) and cause.strerror:
@@ -131,7 +131,7 @@ def _reason(error: BaseException) -> str:
 
 
 def digest_of(run: Finished) -> str:
-    """The value of the tag `DIGEST`: the same wherever the record of the run is stored."""
+    """The value of the tag `DIGEST`, which does not depend on where the run's record is stored."""
     record = run.record
     about = (record.time, record.command, record.scenario, record.test, record.valid)
     content = (*about, record.identity.model_dump(), record.result.model_dump())
@@ -139,18 +139,18 @@ def digest_of(run: Finished) -> str:
 
 
 def params_of(run: Finished) -> dict[str, str]:
-    """What was run: model, data, engine, machine, and the settings in force."""
+    """The parameters of the run: model, data, engine, machine, and the settings in force."""
     row, record = rows([run])[0], run.record
     values: dict[str, JsonValue] = {key: row[key] for key in row if key not in _TAGS and not _is_metric(key, row[key])}
     values["samples_used"] = record.dataset.samples_used
     values |= dict(facts.flat({"engine": {k: v for k, v in record.engine.values().items() if k != "name"}}))
     values |= dict(facts.flat({"benchmark": record.benchmark_settings or {}}))
-    said = {key: value for key, value in values.items() if value not in (None, "", [], {})}
-    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_MAX_VALUE_LENGTH] for key, v in said.items()}
+    known = {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    return {_key(key): (v if isinstance(v, str) else json.dumps(v))[:_MAX_VALUE_LENGTH] for key, v in known.items()}
 
 
 def metrics_of(run: Finished) -> dict[str, float]:
-    """The result in numbers, by the names of CSV's columns."""
+    """The result in numbers, by the names of the CSV columns."""
     row = rows([run])[0]
     return {
         _key(key): float(value)
@@ -181,14 +181,14 @@ def tags_of(run: Finished) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Content:
-    """What MLflow stores of a run."""
+    """The content of a run in MLflow."""
 
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     summary: Path | None
     started: int | None
-    """Milliseconds of Unix time."""
+    """Unix time in milliseconds."""
     ended: int | None
 
     @classmethod
@@ -222,7 +222,7 @@ def _add(client: _Client, experiment: str, content: _Content) -> None:
 
 
 def _known(client: _Client, experiment: str) -> set[str]:
-    """The digests of the runs in an experiment; deletes those that an interrupted export left incomplete."""
+    """The digests of the runs in an experiment; deletes runs that an interrupted export left incomplete."""
     known, token = set(), None
     while True:
         page = client.search_runs([experiment], max_results=1000, page_token=token)
@@ -238,9 +238,9 @@ def _known(client: _Client, experiment: str) -> set[str]:
 
 
 def _mlflow() -> Callable[..., _Client]:
-    """MLflow's client, quiet, and without its telemetry, which sends usage data."""
+    """MLflow's client, quiet and without its telemetry, which sends usage data."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    # MLflow requires this for runs that are stored in files, which it no longer develops.
+    # MLflow requires this for runs stored in files, a backend that it no longer develops.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -263,12 +263,12 @@ def _is_metric(key: str, value: JsonValue) -> bool:
 
 
 def _key(name: str) -> str:
-    """A name that MLflow allows: other characters become "_"."""
+    """A name that MLflow allows: any other character becomes "_"."""
     return re.sub(r"[^\w./ -]", "_", name)
 
 
 def _milliseconds(time: str) -> int | None:
-    """An ISO 8601 time in milliseconds of Unix time; None for a record without one."""
+    """An ISO 8601 time as Unix time in milliseconds; None for a record without a time."""
     with suppress(ValueError):
         return round(1000 * datetime.fromisoformat(time).timestamp())
     return None

@@ -1,1 +1,1 @@
-"""The results of a test: their places, the record, the timeline, and reading finished runs back."""
+"""The results of a test: their paths, the record, the timeline, and readers of finished runs."""

@@ -1,4 +1,4 @@
-"""sha256 of the files of a recorded test, to find files that were edited after it."""
+"""sha256 of a recorded test's files, to find files that were edited afterwards."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +11,22 @@ from harness.results.layout import BASELINE, COMPLIANCE, CONF, SCORES, VERIFY_AC
 from harness.results.record import Record
 
 _BESIDE = (SUMMARY, DETAIL, ACCURACY, SCORES, CONF)
-"""Files beside run.json."""
+"""Files next to run.json."""
 _OF_A_TEST = (VERIFY_ACCURACY, VERIFY_PERFORMANCE, *(f"accuracy/{n}" for n in (ACCURACY, SCORES, BASELINE, COMPLIANCE)))
 """Files of a compliance test, below the folder that holds performance/run_1."""
 
 
 def with_digests(record: Record, folder: Path) -> dict[str, JsonValue]:
-    """The content of run.json, with the digests of the files of the test whose logs are in ``folder``.
+    """The content of run.json, with the digests of the test's files; ``folder`` contains its logs.
 
-    A file that cannot be read has no digest: nothing may keep a finished test from being recorded.
+    A file that cannot be read gets no digest: nothing may prevent a finished test from being recorded.
     """
     found = {name: _digest(path) for name, path in _files(record, folder).items()}
     return {**record.values(), "digests": {name: digest for name, digest in found.items() if digest}}
 
 
 def edited(record: Record, folder: Path) -> list[Path]:
-    """The files that are not as they were when the record was written; empty if it has no digests (older versions)."""
+    """The files that have changed since the record was written; empty if it has no digests (older versions)."""
     if record.digests is None:
         return []
     return [path for name, path in _files(record, folder).items() if _digest(path) != record.digests.get(name)]

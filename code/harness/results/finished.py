@@ -65,7 +65,7 @@ class Finished:
 
     @property
     def disturbed(self) -> str:
-        """Who took cores from this run, and what suffered; "" if the run was not disturbed."""
+        """The processes that took cores from this run, and the affected quantity; "" if it was not disturbed."""
         return f"{self.record.disturbed}: {self.scenario.suffers}" if self.record.disturbed else ""
 
     @property
@@ -92,7 +92,7 @@ class Finished:
 
     @property
     def published(self) -> str | None:
-        """The row of the published table for the model, or for the one it was built and compressed like; else None."""
+        """The row of the published table for the model, or for the one it was built and compressed like, or None."""
         model = self.model
         rows = manifests.published()
         if model.name in rows:
@@ -170,8 +170,8 @@ def _all_in(folder: Path, runs_dir: Path, trees: Sequence[Path]) -> Iterator[Fin
 def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
     """The run whose record is in that folder.
 
-    An official run's logs are in results/ or compliance/ and its timeline is in ``runs_dir``: each is found from the
-    other.
+    An official run's logs are in results/ or compliance/, and its timeline is in ``runs_dir``: from either folder, the
+    other is found.
 
     Raises:
         ConfigError: the record cannot be read, or names an unknown scenario.
@@ -205,7 +205,7 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
 
 
 def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
-    """The timeline of the run in that folder; that of an official result is with its record in ``runs_dir``."""
+    """The timeline of the run in that folder; an official result's is next to its record in ``runs_dir``."""
     found = _folder_with(TIMELINE, folder, record, runs_dir)
     return read_timeline(found) if found else None
 
@@ -218,7 +218,7 @@ def profile(folder: Path, record: Record, runs_dir: Path) -> Profile | None:
 
 def _folder_with(file: str, folder: Path, record: Record, runs_dir: Path) -> Path | None:
     """The folder with that file of a run: its own, or that of its record in ``runs_dir``; None if neither has it."""
-    # In runs_dir itself, a missing file was never written.
+    # If the folder is in runs_dir itself, a missing file was never written.
     if (folder / file).exists() or folder.resolve().parent == runs_dir.resolve():
         return folder
     return _other_folder(record, _folders(runs_dir).values(), file)
@@ -263,7 +263,7 @@ def names(runs_dir: Path) -> list[str]:
 
 
 def _folders(runs_dir: Path) -> dict[str, Path]:
-    # A name begins with the second in which the run started; runs of the same second are ordered by their end.
+    # A name begins with the second in which the run started; runs that started in the same second are sorted by end.
     found = [path.parent for path in runs_dir.glob(f"*/{RUN}") if not path.parent.name.startswith(".")]
     found.sort(key=lambda folder: (folder.name.partition("-")[0], (folder / RUN).stat().st_mtime, folder.name))
     return {folder.name: folder for folder in found}

@@ -1,4 +1,4 @@
-"""The places of a submission's files: in this repository, and in a package of each round.
+"""The paths of a submission's files: in this repository, and in a package of each round.
 
 Three trees contain the same files. The repository has the classic layout without <division>/<submitter>; there each
 test's folder also contains run.json and user.conf, from which measurements are made. A package of v3.0 to v5.1 is
@@ -24,7 +24,7 @@ SCORES = "accuracy.txt"
 """The score of an accuracy log, and the log's hash; next to the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
-"""Scores of the accuracy run and of TEST01 for the same samples, where the responses differ."""
+"""Scores of the accuracy run and of TEST01 for the same samples, if the responses differ."""
 README, MAPPING, CALIBRATION = "README.md", "model_mapping.json", "calibration.md"
 
 
@@ -101,7 +101,7 @@ class Layout(ABC):
         """The description of how quantised models were calibrated."""
 
     def scenes(self) -> list[Scene]:
-        """The scenes that have results, in order; every folder counts, whatever its name."""
+        """The scenes that have results, in order; every folder counts, regardless of its name."""
         return sorted(
             Scene(*path.relative_to(self.root / "results").parts)
             for path in (self.root / "results").glob("*/*/*")
@@ -117,7 +117,7 @@ class Classic(Layout):
 
     @property
     def copies(self) -> Layout:
-        """The layout of v6: the older official checker looks there for all of a result, whatever the round."""
+        """The layout of v6, which the older official checker expects for results of every round."""
         return V6(self.root)
 
     def compliance(self, scene: Scene, test: str) -> Path:

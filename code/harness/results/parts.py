@@ -23,17 +23,17 @@ class RecordedCores(Part):
     own: float
     """Cores used by the test."""
     others: float
-    """Cores used by other processes, as far as they took them from those that the test may use."""
+    """Cores that other processes took from those that the test may use."""
     stolen: float
     """Cores taken by the host of a virtual machine."""
     of: float
     """The number of cores that the test may use."""
     disturbed: bool
-    """Whether others took so much that the result is worse than this machine can reach."""
+    """Whether others took so many that the result is worse than this machine could reach."""
 
     @property
     def use(self) -> CoreUse:
-        """The measurement that was recorded."""
+        """The recorded measurement."""
         return CoreUse(self.own, self.others, self.stolen, self.of)
 
 

@@ -1,4 +1,4 @@
-"""profile.json: the time of each operator of a model on the engine of a run, measured apart from the test."""
+"""profile.json: the time of each operator of a run's model on its engine, measured separately from the test."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class OperatorTime(Part):
     operator: str
     """The engine's name of the operator."""
     ms: float
-    """Milliseconds of all its calls."""
+    """Milliseconds in all its calls."""
     share: float
-    """Its share of the time of all nodes, 0 to 1."""
+    """Its share of the time in all nodes, 0 to 1."""
     calls: int
 
 
@@ -37,13 +37,13 @@ class Profile(Part):
     engine: str
     """Name and version."""
     threads: int
-    """Threads of the one stream that ran."""
+    """Threads of the one stream that was profiled."""
     streams: int
-    """Streams of the test, where they ran at the same time."""
+    """Streams of the test, which ran at the same time."""
     batches: list[list[int]]
     """[batch, length] of each, in the order in which they ran."""
     ms: float
-    """Milliseconds of all nodes."""
+    """Milliseconds in all nodes."""
     operators: list[OperatorTime]
     """The most expensive first."""
     nodes: list[NodeTime]

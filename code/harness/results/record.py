@@ -1,4 +1,4 @@
-"""run.json, the record of a test: what ran, how, on which machine, and the result. Packages and reports use it."""
+"""run.json, the record of a test: the model, settings, machine and result. Packages and reports use it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from harness.scenarios.base import find_scenario
 
 
 class Identity(Part):
-    """The facts that must be equal in all runs of a scenario: the rules demand one system for accuracy and speed."""
+    """The facts that must be equal in all runs of a scenario: the rules require one system for accuracy and speed."""
 
     model_sha256: str | None
     engine: str
     engine_settings: dict[str, JsonValue]
-    """By name; files by the sha256 of their content."""
+    """By name; a file is represented by the sha256 of its content."""
     benchmark_settings: dict[str, JsonValue]
     duration: float | None = None
 
     def difference(self, other: Identity) -> str | None:
-        """The first fact in which ``other`` differs, in words; None if there is none."""
+        """The name of the first fact in which ``other`` differs; None if there is none."""
         return next((words for key, words in _WORDS.items() if getattr(self, key) != getattr(other, key)), None)
 
 
@@ -70,7 +70,7 @@ class RecordedDataset(Part):
     sha256: str | None
     samples_used: int
     samples_sha256: str | None = None
-    """sha256 over the files of the samples, where each has its own; ``sha256`` is then that of the list of labels."""
+    """sha256 over the samples' files, if each has its own; ``sha256`` is then that of the list of labels."""
 
     @property
     def content(self) -> tuple[str | None, str | None]:
@@ -84,7 +84,7 @@ class RecordedEngine(Part):
     name: str
     version: str | None = None
     precision: str | None = None
-    """The type in which it computes FP32 layers, if there is a choice: f32, bf16."""
+    """The type that it uses for FP32 layers, if there is a choice: f32, bf16."""
 
     @property
     def title(self) -> str:
@@ -98,7 +98,7 @@ class RecordedConversion(Part):
     form: str
     """The form of its 8-bit layers: integer."""
     layers: str = ""
-    """How many of the products and convolutions were converted to that form: "36 of 38"."""
+    """The number of products and convolutions that were converted to that form: "36 of 38"."""
     sha256: str
 
 
@@ -130,7 +130,7 @@ class RecordedResult(Part):
     """By percentile, such as "99.00"."""
     duration_s: float | None
     loadgen_s: float | None = None
-    """Seconds from the first query to the last answer by the realtime clock, with which LoadGen measures."""
+    """Seconds from the first query to the last answer by the realtime clock, which LoadGen uses."""
     monotonic_s: float | None = None
     """The same by a clock that cannot be set."""
     samples: int
@@ -144,9 +144,9 @@ class RecordedResult(Part):
     """In percent, by metric; None for performance runs."""
     accuracy_scope: str | None = None
     cores: RecordedCores | None = None
-    """None in records of older versions, and where the system does not show it."""
+    """None in records of older versions, and if the system does not show it."""
     energy: RecordedEnergy | None = None
-    """None where the machine does not show it, and in records of older versions."""
+    """None in records of older versions, and if the machine does not show it."""
 
     @property
     def scores(self) -> str:
@@ -175,24 +175,24 @@ class RecordedAgreement(Part):
 
 
 class RecordedLimits(Part):
-    """The batch limits that were chosen by measurement."""
+    """The batch limits, chosen by measurement."""
 
     max_batch: Annotated[int, Field(ge=1)]
     max_tokens: Annotated[int, Field(ge=1)]
     measured: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
-    """[max_batch, max_tokens, cost units per second] of each that was measured."""
+    """[max_batch, max_tokens, cost units per second] of each measured pair."""
     why: str = ""
 
 
 class RecordedStreams(Part):
-    """The number of streams that was chosen for a latency bound."""
+    """The number of streams, chosen for a latency bound."""
 
     streams: Annotated[int, Field(ge=1)]
     why: str = ""
 
 
 class RecordedNode(Part):
-    """One node of a system of several, and its part of the test."""
+    """One of several nodes in a system, and its part of the test."""
 
     name: str
     host: str
@@ -202,14 +202,14 @@ class RecordedNode(Part):
     """sha256 over the project's code."""
     streams: int
     rate: float
-    """The rate relative to those of the other nodes, by which the work was divided."""
+    """The rate by which the work was divided; only its ratio to the other nodes' rates matters."""
     engine: RecordedEngine
     limits: RecordedLimits | None = None
     """The batch limits, if the node chose them by measurement."""
     chosen_streams: RecordedStreams | None = None
     """The streams, if the node chose them for a latency bound."""
     round_trip_ms: float | None = None
-    """The round trip of a message without samples, as measured before the test."""
+    """The round-trip time of a message without samples, measured before the test."""
     samples: int = 0
     batches: int = 0
     idle_s: float = 0.0
@@ -256,7 +256,7 @@ class Record(Part):
     """How the engine was chosen; None if the user named it."""
     benchmark_settings: dict[str, JsonValue] | None = None
     choices: list[RecordedChoice] = Field(default_factory=list)
-    """What changes the score, and who chose it."""
+    """Choices that change the score, with their sources."""
     doubts: list[str] = Field(default_factory=list)
     """Signs that one of these choices is wrong."""
     engine: RecordedEngine
@@ -277,7 +277,7 @@ class Record(Part):
     machines: int | None = None
     """The number of machines, including the one that LoadGen ran on; None for one machine."""
     cluster_samples: str | None = None
-    """What travelled to the nodes: data, or indices (to be agreed with the working group before a submission)."""
+    """The payload sent to the nodes: data, or indices (to be agreed with the working group before a submission)."""
     valid: bool
     reasons: list[str] | None = None
     """Why it is not valid."""
@@ -305,13 +305,13 @@ class Record(Part):
 
     @property
     def disturbed(self) -> str:
-        """Who took cores from a performance run, as the start of a sentence; "" if it was not disturbed."""
+        """The processes that took cores from a performance run, as the start of a sentence; "" if none disturbed it."""
         cores = self.result.cores
         return f"{cores.use.words} during the test" if self.performance and cores and cores.disturbed else ""
 
 
 def first_difference(one: Record, other: Record) -> str | None:
-    """The first fact outside `Identity` in which two runs of one result differ but must not, in words; else None."""
+    """The name of the first fact outside `Identity` in which two runs of one result must not differ but do, or None."""
     facts: dict[str, Callable[[Record], object]] = {
         "data set": lambda r: r.dataset.content,
         "processor": lambda r: (r.machine.cpu, r.machine.cores),
@@ -320,7 +320,7 @@ def first_difference(one: Record, other: Record) -> str | None:
         "code of the harness": lambda r: r.code,
         "number of nodes": lambda r: (len(r.nodes), r.machines),
         "node": lambda r: sorted(map(repr, (node.alike for node in r.nodes))),
-        "kind of data that travelled to the nodes": lambda r: r.cluster_samples,
+        "kind of data sent to the nodes": lambda r: r.cluster_samples,
     }
     return next((words for words, of in facts.items() if of(one) != of(other)), None)
 
@@ -338,7 +338,7 @@ def record_text(values: object) -> str:
     """Values as JSON that every reader accepts: bytes of a path that are not UTF-8 are written like ``\\xfc``.
 
     Raises:
-        TypeError, ValueError, RecursionError: JSON cannot hold them.
+        TypeError, ValueError, RecursionError: they cannot be written as JSON.
     """
     text = json.dumps(values, ensure_ascii=False, default=str)
     return _SURROGATE.sub(lambda found: f"\\\\x{ord(found[0]) & 0xFF:02x}", text)
@@ -354,7 +354,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         content = path.read_bytes() if path.exists() else None
         if content is not None:
-            json.loads(content)  # unlike pydantic's, its errors say where the file is damaged
+            json.loads(content)  # unlike pydantic's errors, its errors say where the file is damaged
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): move the result elsewhere and repeat the run.") from error
     if content is None:

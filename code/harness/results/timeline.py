@@ -30,17 +30,17 @@ class Timeline:
     quantiles: NDArray[np.float64]
     """(n, 4): median, 90th and 99th percentile and maximum latency of the queries that arrived in each bin, or NaN."""
     shapes: NDArray[np.float64]
-    """(k, 6): for each shape its rows and length, and the batches, samples, cost and seconds in all."""
+    """(k, 6): for each shape its rows and length, and the total batches, samples, cost and seconds."""
     sizes: NDArray[np.int64]
     """(k, 2): samples per batch, and the number of batches of that size."""
     batch_start: NDArray[np.float64]
-    """(m,): the start of each batch of an even selection, as in the next two arrays."""
+    """(m,): the start of each batch in an evenly spaced selection; the next two arrays are about the same batches."""
     batch_seconds: NDArray[np.float32]
     """(m,): the duration of each of these batches."""
     batch_shape: NDArray[np.uint32]
     """(m, 4): samples, rows, length and cost of each of these batches."""
     arrivals: NDArray[np.float64]
-    """(q,): when each query of an even selection arrived, in order."""
+    """(q,): the arrival of each query in an evenly spaced selection, in order."""
     latencies: NDArray[np.float32]
     """(q,): the latency of each of these queries."""
     latency_edges: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Timeline:
     latency_counts: NDArray[np.int64]
     """(h,): the number of queries in each bin."""
     cpu: NDArray[np.float64]
-    """(t, 3): time, and the processor seconds used until then by this process and by all on its processors."""
+    """(t, 3): time, and the processor seconds used until then by this process and by all processes on its CPUs."""
     done_cost: NDArray[np.float64] | None = None
     """(n,): cost units answered in each bin, without padding; None in files of older versions."""
 
@@ -59,7 +59,7 @@ class Timeline:
         if len(inside) < 2 or inside[-1, 0] <= inside[0, 0]:
             return None
         process, machine = (inside[-1, 1:] - inside[0, 1:]) / (inside[-1, 0] - inside[0, 0])
-        # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
+        # The machine's counter is coarser: for a mostly idle run, it may show less than the run's own.
         return float(process), float(max(process, machine))
 
 

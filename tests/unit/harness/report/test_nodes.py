@@ -57,7 +57,7 @@ def test_a_report_shows_the_nodes_side_by_side_in_every_format(runs):
     assert ["idle", "0.25 s", "0.25 s"] in rows
     assert ["cores busy", "1.90", ""] in rows
     assert not any(row[0] == "round trip" for row in rows)
-    assert dict(facts.facts(runs[0]))["nodes"] == "2 on 2 hosts; samples travelled to them"
+    assert dict(facts.facts(runs[0]))["nodes"] == "2 on 2 hosts; samples were sent to them"
     assert "<td>1,500</td><td>500</td>" in page(runs)
     assert "&lt;two&gt;" in page(runs)
     assert "| samples | 1,500 | 500 |" in text.as_markdown(runs)
@@ -84,7 +84,7 @@ def test_runs_of_one_result_need_the_same_nodes(runs, tmp_path):
     assert first_difference(first, other(nodes=NODES[:1])) == "number of nodes"
     assert first_difference(first, other(machines=2)) == "number of nodes"
     assert first_difference(first, other(nodes=[NODES[0], node("b", "x", streams=1)])) == "node"
-    assert first_difference(first, other(cluster_samples="indices")) == "kind of data that travelled to the nodes"
+    assert first_difference(first, other(cluster_samples="indices")) == "kind of data sent to the nodes"
     assert first_difference(first, runs[1].record) == "number of nodes"
 
 
