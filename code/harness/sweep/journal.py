@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
 from harness.host import console, machine
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import write_text
 from harness.settings.identity import identity
 from harness.settings.run import RunSettings
