@@ -89,6 +89,8 @@ def key(settings: RunSettings, repeat: object) -> str:
         "samples": settings.samples,
         "conf": sha256_of(conf) if conf and conf.is_file() else None,
         "timeline": settings.timeline,
+        # Only if there is one: the keys of journals from before profiles remain valid.
+        **({"profile": True} if settings.profile else {}),
         "cluster": (settings.cluster, settings.cluster_samples),
         "machine": (machine.cpu_model(), machine.core_count()),
         "repeat": repeat,
