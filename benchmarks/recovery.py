@@ -51,7 +51,7 @@ from harness.compress.compress import CompressSettings
 from harness.compress.quantise import EngineForm
 from harness.errors import RunFailed
 from harness.host import console
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import write_text
 from harness.host.machine import core_count, cpu_model
 from harness.loadgen.accuracy_log import read_responses

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from harness import cli
 from harness.graph import read_graph
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.registry import installed
 
 DRAWINGS = "imagenet-synthetic"

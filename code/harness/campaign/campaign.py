@@ -22,7 +22,7 @@ from harness.campaign.steps import EventLog, InferredResult, Step, StepState
 from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
 from harness.host import console
 from harness.host.cache import stored
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import locked, remove_left_over
 from harness.host.supervise import was_interrupted
 from harness.loadgen.logs import is_number

@@ -15,7 +15,7 @@ from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model, ModelEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import Graph, check_weights, listing, read_graph, read_metadata, weight_files
-from harness.host.download import digest_of
+from harness.host.digest import digest_of
 from harness.host.files import readable, user_path
 from harness.host.fingerprint import Fingerprint, combined
 from harness.host.machine import multiplies_int8

@@ -39,7 +39,7 @@ class Effort:
         for layer in reversed(network.layers):
             weights += network.matrix(layer).size
             self._later[layer.output] = weights
-        self._layers = self._planned = 0
+        self._layers = 0
         self._done, self._spent = 0, 0.0
         self._cost = 0.0
 

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -18,9 +17,9 @@ import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
+from harness.host.digest import digest_of
 from harness.host.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 
-_LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _LIMITS = TransferLimits()
@@ -42,24 +41,6 @@ class _AttemptFailed(Exception):
 
 class _UrlRejected(Exception):
     """This URL will not deliver the file."""
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content, in lower-case hexadecimal digits."""
-    return digest_of(path, "sha256")
-
-
-def digest_of(path: Path, algorithm: str) -> str:
-    """The "sha256" or "md5" of a file's content, in lower-case hexadecimal digits."""
-    made = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
-        if (size := os.fstat(file.fileno()).st_size) < _LONG_BYTES:
-            return hashlib.file_digest(file, lambda: made).hexdigest()
-        with console.Progress(f"{algorithm} of {path.name}", total=size, unit="B") as bar:
-            while chunk := file.read(2**22):
-                made.update(chunk)
-                bar.advance(len(chunk))
-    return made.hexdigest()
 
 
 def download(

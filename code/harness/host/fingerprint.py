@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.errors import RunFailed
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 
 
 class FileStamp(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import ConfigError, RunFailed
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import staging
 from harness.paths import ROOT
 

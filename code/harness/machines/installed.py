@@ -3,7 +3,7 @@
 import socket
 
 from harness.host import machine
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import readable
 from harness.machines.check import Facts
 from harness.paths import MODELS_DIR

@@ -22,7 +22,8 @@ from harness.compress.network import is_quantised
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import check_weights, listing, relative
 from harness.host import console
-from harness.host.download import NotDelivered, download, download_lock, sha256_of
+from harness.host.digest import sha256_of
+from harness.host.download import NotDelivered, download, download_lock
 from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, unpack
 

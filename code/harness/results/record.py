@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN, RUN_1
 from harness.results.parts import Part, RecordedCores, RecordedEnergy

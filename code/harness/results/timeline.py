@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from harness.host import console
 
 TIMELINE = "timeline.npz"
+FORMAT = 2
+_DROPPED = ("batch_start", "batch_seconds", "batch_shape")  # arrays of format 1 that nothing read
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,6 @@ class Timeline:
     """(k, 6): for each shape its rows and length, and the total batches, samples, cost and seconds."""
     sizes: NDArray[np.int64]
     """(k, 2): samples per batch, and the number of batches of that size."""
-    batch_start: NDArray[np.float64]
-    """(m,): the start of each batch in an evenly spaced selection; the next two arrays are about the same batches."""
-    batch_seconds: NDArray[np.float32]
-    """(m,): the duration of each of these batches."""
-    batch_shape: NDArray[np.uint32]
-    """(m, 4): samples, rows, length and cost of each of these batches."""
     arrivals: NDArray[np.float64]
     """(q,): the arrival of each query in an evenly spaced selection, in order."""
     latencies: NDArray[np.float32]
@@ -72,8 +68,8 @@ def read_timeline(folder: Path) -> Timeline | None:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        if about.pop("format") == 1:
-            return Timeline(**about, **arrays)
+        if about.pop("format") in (1, FORMAT):
+            return Timeline(**about, **{name: array for name, array in arrays.items() if name not in _DROPPED})
         console.warn(f"{path} was written by another version of the harness: the run is shown without its timeline.")
     except Exception as error:  # noqa: BLE001  zlib, zipfile, tokenize: each raises its own errors for wrong bytes
         console.warn(f"{path} cannot be read ({type(error).__name__}): the run is shown without its timeline.")

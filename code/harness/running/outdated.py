@@ -5,7 +5,7 @@ import shutil
 
 from harness.errors import ConfigError
 from harness.host import console
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.results.layout import RUN, RUN_1, Classic
 from harness.results.record import read_record, reference
 from harness.rules.audits import AUDITS

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from harness.host import console
 from harness.host.usage import reading
-from harness.results.timeline import TIMELINE
+from harness.results.timeline import FORMAT, TIMELINE
 from harness.scheduling.base import Work
 from harness.task.shape import Floats, Integers, Shape
 
@@ -41,7 +41,7 @@ _Rows: TypeAlias = NDArray[np.void]
 _MAX_BATCH_BYTES = 8_000_000 * _ROW.size  # of batches, 288 MB: later ones are not recorded
 _MAX_QUERIES = 10_000_000  # 80 MB
 _TIME_BINS = 300
-_MAX_SAVED_ROWS = 50_000  # maximum rows of batches, of queries and of core use in the file
+_MAX_SAVED_ROWS = 50_000  # maximum rows of queries and of core use in the file
 _LATENCY_BINS = 120
 
 
@@ -141,7 +141,7 @@ class Recorder:
         end = float(batches["end"].max())
         edges = np.linspace(0, max(end - began, 1e-6), _TIME_BINS + 1)
         about = {
-            "format": 1,
+            "format": FORMAT,
             "source": source,
             "batches": len(batches),
             "samples": int(batches["samples"].sum()),
@@ -151,7 +151,7 @@ class Recorder:
         cpu = np.array(self._cpu, dtype=np.float64).reshape(-1, 3)
         cpu = cpu[_spread(len(cpu))]
         cpu[:, 0] -= began
-        kept, asked = _spread(len(batches)), _spread(len(queries.latencies))
+        asked = _spread(len(queries.latencies))
         arrays: dict[str, Any] = {
             "about": np.array(json.dumps(about)),
             "edges": edges,
@@ -160,9 +160,6 @@ class Recorder:
             "quantiles": _quantiles(queries, began, edges),
             "shapes": _shapes(batches),
             "sizes": np.stack(np.unique(batches["samples"].astype(np.int64), return_counts=True), axis=1),
-            "batch_start": (batches["start"][kept] - began),
-            "batch_seconds": (batches["end"] - batches["start"])[kept].astype(np.float32),
-            "batch_shape": np.stack([batches[name][kept] for name in ("samples", "rows", "length", "cost")], axis=1),
             "arrivals": queries.arrivals[asked] - began,
             "latencies": queries.latencies[asked].astype(np.float32),
             "cpu": cpu,

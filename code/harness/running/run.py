@@ -214,7 +214,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
         agreed = _agreement(settings, ready, lambda: heartbeat.beat(patience(settings)))
     doubts = warn_of_doubts(settings, ready)
     (places.staging / CONF).write_text(effective_conf(settings, conf, load, ready, estimated), "utf-8")
-    (places.staging / RUNFILE).write_text(written(settings), "utf-8", errors="backslashreplace")
+    (places.staging / RUNFILE).write_text(written(settings), "utf-8")
     responses = 2 * ready.qsl.count * (ready.benchmark.max_response + 64) if settings.accuracy else 0
     check_space(places.staging, needed=_MAX_LOG_BYTES + responses)
     return _Planned(settings, places, audit, conf, ready, load, estimated, agreed, doubts)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, JsonValue
 
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.manifests import folder, models
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint
 from harness.paths import CODE

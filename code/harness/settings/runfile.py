@@ -96,7 +96,10 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
 
 
 def written(settings: RunSettings) -> str:
-    """The run file that repeats a run, to be stored beside the user.conf that LoadGen read."""
+    """The run file that repeats a run, to be stored beside the user.conf that LoadGen read.
+
+    A path that is not UTF-8 cannot be in a TOML file: a comment there says which option to add.
+    """
     values, options = options_to_repeat(settings)
     values["model"] = _model(settings.model)
     for key in _NAMES_OR_PATHS - {"model"}:
@@ -105,9 +108,12 @@ def written(settings: RunSettings) -> str:
     values |= {"timeline": settings.timeline, "stall-timeout": settings.stall_timeout, **_places(settings)}
     lines = [
         "# Repeats this run, with all settings that were in force: harness run FILE",
-        *(f"{key} = {_toml(value)}" for key, value in values.items() if value is not None),
+        *(_line(key, value, f"--{key}=PATH") for key, value in values.items() if value is not None),
         *(["", f"[{_SET}]"] if options else []),
-        *(f"{name} = {_toml(v.resolve() if isinstance(v, Path) else v)}" for name, v in options.items()),
+        *(
+            _line(name, value.resolve() if isinstance(value, Path) else value, f"--set {name}=PATH")
+            for name, value in options.items()
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -136,6 +142,16 @@ def _absolute(value: Value | None) -> Value | None:
     if not isinstance(value, str) or value in _known() or not user_path(value).exists():
         return value
     return str(user_path(value).resolve())
+
+
+def _line(key: str, value: object, option: str) -> str:
+    """The line of a key, or a comment with the command-line ``option`` to use instead of it."""
+    line = f"{key} = {_toml(value)}"
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return f"# {key} is left out, because its path is not UTF-8: add {option} to the command."
+    return line
 
 
 def _toml(value: object) -> str:

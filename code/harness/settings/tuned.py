@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from harness.errors import ConfigError
 from harness.host import console, machine
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import write_text
 from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
 

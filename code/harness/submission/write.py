@@ -1,7 +1,6 @@
 """Writes the directory of a submission and its tarball."""
 
 import gzip
-import io
 import json
 import shutil
 import tarfile
@@ -10,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import CheckFailed
+from harness.host.digest import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.paths import ROOT
 from harness.results.layout import CONF, MAPPING, README, RUN_1, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout
@@ -163,20 +163,32 @@ def write_tarball(root: Path, submitter: str, path: Path) -> str:
     Raises:
         OSError: a file cannot be read or written.
     """
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for division in DIVISIONS:
-            for file in sorted((root / division / submitter).rglob("*")):
-                if file.is_file():
-                    info = tarfile.TarInfo(file.relative_to(root).as_posix())
-                    info.size, info.mode = file.stat().st_size, 0o644
-                    with file.open("rb") as opened:
-                        tar.addfile(info, opened)
-    content = gzip.compress(buffer.getvalue(), mtime=0)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-    return sha256(content).hexdigest()
+    try:
+        # Without the name and the time that gzip would write into its header.
+        with (
+            partial.open("wb") as raw,
+            gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for division in DIVISIONS:
+                for file in sorted((root / division / submitter).rglob("*")):
+                    if file.is_file():
+                        _add(tar, file, file.relative_to(root).as_posix())
+        digest = sha256_of(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return digest
+
+
+def _add(tar: tarfile.TarFile, file: Path, name: str) -> None:
+    """Add a file without its time and owner."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = file.stat().st_size, 0o644
+    with file.open("rb") as opened:
+        tar.addfile(info, opened)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
 from harness.host import console, machine
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.files import write_text
 from harness.settings.identity import identity
 from harness.settings.run import RunSettings
@@ -89,6 +89,8 @@ def key(settings: RunSettings, repeat: object) -> str:
         "samples": settings.samples,
         "conf": sha256_of(conf) if conf and conf.is_file() else None,
         "timeline": settings.timeline,
+        # Only if there is one: the keys of journals from before profiles remain valid.
+        **({"profile": True} if settings.profile else {}),
         "cluster": (settings.cluster, settings.cluster_samples),
         "machine": (machine.cpu_model(), machine.core_count()),
         "repeat": repeat,

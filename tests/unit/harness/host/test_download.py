@@ -21,7 +21,8 @@ from web import CONTENT, Site, saying, serving
 from harness.errors import ConfigError, Interrupted, RunFailed
 from harness.host import console
 from harness.host import download as module
-from harness.host.download import download, sha256_of
+from harness.host.digest import sha256_of
+from harness.host.download import download
 from harness.host.transfer import TransferLimits
 
 OTHER = random.Random(2).randbytes(700_001)
@@ -569,14 +570,3 @@ def test_without_a_checksum_a_complete_part_is_fetched_again(site: Site, path: P
     get(site.url, path, sha256=None)
     assert ranges(site) == [f"bytes={len(CONTENT)}-", None]
     assert path.read_bytes() == CONTENT
-
-
-def test_the_checksum_of_a_large_file_is_made_with_progress(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(module, "_LONG_BYTES", 1000)
-    monkeypatch.setattr(console, "_QUIET_FOR_S", 0.0)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT)
-    assert sha256_of(path) == SHA
-    assert re.search(r"sha256 of model\.onnx: 683\.6 KiB in ", capsys.readouterr().err)

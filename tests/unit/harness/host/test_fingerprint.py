@@ -18,7 +18,7 @@ from harness.catalog.models import find_model
 from harness.errors import ConfigError, RunFailed
 from harness.graph import weight_files
 from harness.host import fingerprint
-from harness.host.download import sha256_of
+from harness.host.digest import sha256_of
 from harness.host.fingerprint import Fingerprint, check_unchanged
 from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from echo import EchoSut
 
-from harness.results.timeline import TIMELINE, read_timeline
+from harness.results.timeline import FORMAT, TIMELINE, read_timeline
 from harness.running import recorder as recording
 from harness.running.recorder import Queries, Recorder, read_trace
 from harness.scenarios.base import find_scenario
@@ -49,8 +49,6 @@ def test_sums_over_batches(tmp_path):
     assert found.done[found.edges[:-1] >= 4.0 - 1e-9].sum() == pytest.approx(8)
     assert found.shapes.tolist() == [[4, 10, 2, 6, 48, 4], [8, 70_000, 1, 8, 500_000, 6]]
     assert found.sizes.tolist() == [[2, 1], [4, 1], [8, 1]]
-    assert found.batch_start.tolist() == [1, 2, 4]
-    assert found.batch_shape.tolist() == [[4, 4, 10, 33], [2, 4, 10, 15], [8, 8, 70_000, 500_000]]
     assert np.isnan(found.quantiles).all()
     assert len(found.latency_edges) == 0
 
@@ -104,8 +102,8 @@ def test_the_file_does_not_grow_with_the_test(tmp_path, monkeypatch):
         recorder.tick()
     found = kept(recorder, tmp_path, "MultiStream")
     assert (found.batches, found.queries, found.samples) == (1000, 1000, 2000)
-    assert {len(x) for x in (found.batch_start, found.batch_shape, found.arrivals, found.latencies, found.cpu)} == {100}
-    assert (found.batch_start[0], found.batch_start[-1]) == (0, 999)
+    assert {len(x) for x in (found.arrivals, found.latencies, found.cpu)} == {100}
+    assert (found.arrivals[0], found.arrivals[-1]) == (0, 999)
     assert found.latency_counts.sum() == 1000
 
 
@@ -196,9 +194,27 @@ def test_a_file_with_a_wrong_byte_is_none_or_complete(tmp_path):
 
 
 def test_a_file_of_another_format_is_none(tmp_path, capsys):
-    np.savez(tmp_path / TIMELINE, about=np.array(json.dumps({"format": 2})))
+    np.savez(tmp_path / TIMELINE, about=np.array(json.dumps({"format": FORMAT + 1})))
     assert read_timeline(tmp_path) is None
     assert "by another version of the harness" in capsys.readouterr().err
+
+
+def test_a_file_of_format_1_with_its_arrays_of_batches_is_read(tmp_path):
+    recorder = Recorder()
+    recorder.answered(10, 12, work(2, 2, 1, (10.0,)), 2)
+    now = kept(recorder, tmp_path, "MultiStream")
+    with np.load(tmp_path / TIMELINE) as file:
+        arrays = dict(file)
+    arrays["about"] = np.array(json.dumps({**json.loads(str(arrays["about"])), "format": 1}))
+    rows = {
+        "batch_start": np.zeros(1),
+        "batch_seconds": np.ones(1, np.float32),
+        "batch_shape": np.ones((1, 4), np.uint32),
+    }
+    np.savez_compressed(tmp_path / TIMELINE, **arrays, **rows)
+    then = read_timeline(tmp_path)
+    assert (then.source, then.batches, then.samples, then.queries) == ("harness", 1, 2, 1)
+    assert then.done.tolist() == now.done.tolist()
 
 
 def sample(query: int, arrived_us: float, took_ns: int) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 
 import pytest
 
+from harness.catalog import manifests
 from harness.commands import topics
 from harness.commands.running import RunOptions
 from harness.errors import ConfigError
@@ -186,6 +188,26 @@ def test_the_file_of_a_run_has_every_option_that_differs_from_its_default(tmp_pa
         keys = {name.replace("_", "-") for name in given}
         repeated |= keys & tomllib.loads(written(resolve(RunRequest(**given)))).keys()
     assert repeated == {*KEYS} - {"force", "measurements-dir"}
+
+
+def test_a_path_that_is_not_utf_8_is_left_out_of_the_file(tmp_path, small_squad):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    dataset, vocab = folder / "data.json", folder / "vocab.txt"
+    dataset.write_bytes(small_squad.read_bytes())
+    vocab.write_bytes((manifests.folder("bert") / "data" / "vocab.txt").read_bytes())
+    settings = resolve(RunRequest(engine="null", dataset=str(dataset), samples=8, options={"vocab": str(vocab)}))
+    (tmp_path / RUNFILE).write_text(written(settings), "utf-8")
+    assert set(tomllib.loads((tmp_path / RUNFILE).read_text("utf-8"))) >= {"engine", "samples", "set"}
+    left_out = [line for line in (tmp_path / RUNFILE).read_text("utf-8").splitlines() if "left out" in line]
+    assert left_out == [
+        "# dataset is left out, because its path is not UTF-8: add --dataset=PATH to the command.",
+        "# vocab is left out, because its path is not UTF-8: add --set vocab=PATH to the command.",
+    ]
+    (tmp_path / CONF).touch()
+    [point] = read(tmp_path / RUNFILE, {"dataset": str(dataset)}, {"vocab": str(vocab)})
+    again = resolve(point.request)
+    assert (identity(again), again.dataset, again.samples) == (identity(settings), str(dataset), 8)
 
 
 def test_the_file_of_a_run_names_the_folders_that_are_not_the_usual_ones(tmp_path):
