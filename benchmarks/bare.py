@@ -13,13 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.common import Ready
 from harness.errors import RunFailed
-from harness.task.shape import Shape
+from harness.preparing.prepared import Prepared
+from harness.task.shape import Array, Shape
 
-ShapedFeed = tuple[Shape, Mapping[str, np.ndarray]]
+ShapedFeed = tuple[Shape, Mapping[str, Array]]
 Call = Callable[[ShapedFeed], object]
 _LOADING_SECONDS = 300.0  # maximum for a tool to load and compile a model
 _MAX_TOOL_BATCHES = 40
@@ -42,15 +40,18 @@ class BareLayout:
     """The properties with which OpenVINO compiles the model."""
 
     @classmethod
-    def of(cls, ready: Ready) -> BareLayout:
+    def of(cls, ready: Prepared) -> BareLayout:
         """The layout of a prepared scenario."""
         engine, facts = ready.engine, ready.description
+        assert engine.model is not None, "a prepared engine has a model"
+        threads = facts.get("threads") or 1
+        assert isinstance(threads, int)
         return cls(
             engine.model,
             tuple(tensor.name for tensor in engine.inputs),
             tuple(tensor.name for tensor in engine.outputs),
             engine.streams,
-            int(facts.get("threads") or 1),
+            threads,
             str(facts.get("scheduler") or ""),
             getattr(engine, "config", {}),
         )
@@ -67,19 +68,24 @@ def _onnxruntime(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
         ort.InferenceSession(str(layout.model), options, providers=["CPUExecutionProvider"]) for _ in range(copies)
     ]
     names = list(layout.outputs)
-    return [
-        lambda batch, session=session: session.run(names, batch[1]) for session in sessions * (layout.streams // copies)
-    ]
+
+    def call(session: ort.InferenceSession) -> Call:
+        return lambda batch: session.run(names, batch[1])
+
+    return [call(session) for session in sessions * (layout.streams // copies)]
 
 
 def _openvino(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
     """One compiled model for all shapes, with an infer request for each stream."""
-    sys.modules.setdefault("openvino_telemetry", None)  # it would send usage data
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would send usage data
     import openvino as ov
 
     compiled = ov.Core().compile_model(str(layout.model), "CPU", dict(layout.config))
-    requests = [compiled.create_infer_request() for _ in range(layout.streams)]
-    return [lambda batch, request=request: request.infer(dict(batch[1]), share_inputs=True) for request in requests]
+
+    def call(request: ov.InferRequest) -> Call:
+        return lambda batch: request.infer(dict(batch[1]), share_inputs=True)
+
+    return [call(compiled.create_infer_request()) for _ in range(layout.streams)]
 
 
 def _deepsparse(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
@@ -99,7 +105,11 @@ def _deepsparse(layout: BareLayout, work: Sequence[ShapedFeed]) -> list[Call]:
                 scheduler=layout.scheduler,
                 input_shapes=[list(tensors[name].shape) for name in layout.inputs],
             )
-    call = lambda batch: engines[batch[0]].run([batch[1][name] for name in layout.inputs], val_inp=False)  # noqa: E731
+
+    def call(batch: ShapedFeed) -> object:
+        shape, tensors = batch
+        return engines[shape].run([tensors[name] for name in layout.inputs], val_inp=False)
+
     return [call] * layout.streams
 
 

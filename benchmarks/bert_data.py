@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.common import command
 from bert.accuracy import score_log
 from bert.features import build_features
-from bert.squad import Squad, read_squad
+from bert.squad import Question, Squad, read_squad
 from bert.vocabulary import VOCAB
 from harness.catalog.datasets import find_dataset
 from harness.host import console
@@ -52,7 +52,8 @@ def data_speed(dataset: str | None) -> tuple[float, int, float, int]:
 
 def replicated(squad: Squad, questions: int) -> Squad:
     """The same passages repeated under new ids until there are this many questions."""
-    contexts, made = [], []
+    contexts: list[str] = []
+    made: list[Question] = []
     copy = 0
     while len(made) < questions:
         base = len(contexts)
@@ -64,10 +65,11 @@ def replicated(squad: Squad, questions: int) -> Squad:
 
 def write_squad(squad: Squad, path: Path) -> None:
     """Write a data set in SQuAD's format."""
-    paragraphs = [{"context": text, "qas": []} for text in squad.contexts]
+    asked: list[list[dict[str, object]]] = [[] for _ in squad.contexts]
     for q in squad.questions:
         answers = [{"text": text, "answer_start": 0} for text in q.answers]
-        paragraphs[q.context]["qas"].append({"id": q.id, "question": q.text, "answers": answers})
+        asked[q.context].append({"id": q.id, "question": q.text, "answers": answers})
+    paragraphs = [{"context": text, "qas": qas} for text, qas in zip(squad.contexts, asked, strict=True)]
     path.write_text(json.dumps({"version": "1.1", "data": [{"title": "copies", "paragraphs": paragraphs}]}))
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.bare import BARE, TOOLS, BareLayout, Call, ShapedFeed
-from benchmarks.common import OtherProcesses, Ready, apart, command, spread
+from benchmarks.common import apart, command, prepare_test, spread
 from benchmarks.offline import loadgen_test, planned, raw_engine, seconds_of
 from benchmarks.recovery import run
 from benchmarks.scenarios import loadgen_latency
@@ -42,9 +42,13 @@ from harness.engines.base import engine_errors
 from harness.errors import ConfigError, HarnessError
 from harness.host import console
 from harness.host.machine import core_count, cpu_model, multiplies_int8
+from harness.host.usage import CoreMeter
+from harness.preparing.prepared import Prepared
 from harness.registry import BENCHMARKS, ENGINES, choose, installed
+from harness.scenarios.measured import MeasuredScenario
 from harness.scenarios.offline import Offline
 from harness.scheduling.limits import Limits
+from harness.task.shape import Integers
 
 _TARGET = "0.97"
 
@@ -61,10 +65,10 @@ class ModelOnEngine:
     limits: Limits | None = None
     """Offline's batch limits from the first measurement: otherwise each would choose its own, and differ in batches."""
 
-    def ready(self, scenario: str) -> Ready:
+    def ready(self, scenario: str) -> Prepared:
         """The scenario, prepared with default settings."""
         limits = self.limits if scenario == Offline.name else None
-        return Ready.make(self.model, self.dataset, self.engine, scenario, limits)
+        return prepare_test(self.model, self.dataset, self.engine, scenario, limits=limits)
 
 
 def offline(work: ModelOnEngine, samples: int) -> tuple[float, int, float, Limits | None]:
@@ -77,10 +81,15 @@ def offline(work: ModelOnEngine, samples: int) -> tuple[float, int, float, Limit
     with engine_errors(work.engine, "to run"):
         samples = samples or max(minimum, int(raw_engine(setup, max(minimum, 64)) * work.seconds))
         warm_up(_runners(setup), _one_of_each_shape(setup, samples))
-    with OtherProcesses() as others:
+    with CoreMeter() as meter:
         rate, _ = loadgen_test(setup, samples)
     choice = setup.scenario.choice
-    return rate, samples, others.cores, choice.limits if choice else None
+    return rate, samples, _lost(meter), choice.limits if choice else None
+
+
+def _lost(meter: CoreMeter) -> float:
+    """The mean number of cores that others took; 0 if the measurement was too short to show it."""
+    return meter.use.lost if meter.use else 0.0
 
 
 def warm_up(streams: Sequence[Call], batches: Iterable[ShapedFeed]) -> None:
@@ -97,13 +106,14 @@ def warm_up(streams: Sequence[Call], batches: Iterable[ShapedFeed]) -> None:
                 done.result()
 
 
-def _runners(setup: Ready) -> list[Call]:
+def _runners(setup: Prepared) -> list[Call]:
     """A call of the harness's engine for each stream."""
     return [lambda batch: setup.sut.runner(batch[0])(batch[1])] * setup.sut.engine.streams
 
 
-def _one_of_each_shape(setup: Ready, samples: int) -> list[ShapedFeed]:
+def _one_of_each_shape(setup: Prepared, samples: int) -> list[ShapedFeed]:
     """One batch of each shape in Offline's query."""
+    assert isinstance(setup.scenario, Offline)
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
     places = {batch.shape: batch.positions for batch in setup.scenario.planner.plan(setup.qsl.cost(query))}
@@ -111,7 +121,7 @@ def _one_of_each_shape(setup: Ready, samples: int) -> list[ShapedFeed]:
 
 
 def _apart_from_the_harness(
-    work: ModelOnEngine, scenario: str, batches: Callable[[Ready], list[ShapedFeed]]
+    work: ModelOnEngine, scenario: str, batches: Callable[[Prepared], list[ShapedFeed]]
 ) -> tuple[BareLayout, list[ShapedFeed]]:
     """Layout and batches of a scenario; the harness's engine is freed when they are returned."""
     setup = work.ready(scenario)
@@ -124,44 +134,45 @@ def bare_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     with engine_errors(work.engine, "to run alone"):
         streams = BARE[work.engine](layout, batches)
         warm_up(streams, batches)
-        with OtherProcesses() as others:
+        with CoreMeter() as meter:
             seconds = seconds_of(streams, batches)
-    return samples / seconds, others.cores
+    return samples / seconds, _lost(meter)
 
 
 def tool_offline(work: ModelOnEngine, samples: int) -> tuple[float, float]:
     """Samples/s of the engine's own tool, and cores busy with other work."""
     layout, batches = _apart_from_the_harness(work, "Offline", lambda setup: planned(setup, samples))
-    with engine_errors(work.engine, "to run in its own tool"), OtherProcesses() as others:
+    with engine_errors(work.engine, "to run in its own tool"), CoreMeter(children=True) as meter:
         rate = TOOLS[work.engine](layout, batches, work.seconds)
-    return rate, others.cores
+    return rate, _lost(meter)
 
 
-def stream(work: ModelOnEngine) -> tuple[float, list[np.ndarray], float]:
+def stream(work: ModelOnEngine) -> tuple[float, list[Integers], float]:
     """LoadGen's 90th percentile of SingleStream in ms, the samples of each query, and cores busy with other work."""
     setup = work.ready("SingleStream")
     expected = setup.scenario.estimate(setup.indices, work.seconds, setup.listener).value
     _, places = np.unique(setup.qsl.cost(setup.indices), return_index=True)
     with engine_errors(work.engine, "to run"):
         warm_up(_runners(setup), _queries(setup, [setup.indices[[place]] for place in places]))
-    with OtherProcesses() as others:
+    with CoreMeter() as meter:
         latency, issued = loadgen_latency(setup, expected, work.seconds)
-    return latency, issued, others.cores
+    return latency, issued, _lost(meter)
 
 
-def bare_stream(work: ModelOnEngine, issued: Sequence[np.ndarray]) -> tuple[float, float]:
+def bare_stream(work: ModelOnEngine, issued: Sequence[Integers]) -> tuple[float, float]:
     """The same percentile of the library alone for the same queries, and cores busy with other work."""
     layout, queries = _apart_from_the_harness(work, "SingleStream", lambda setup: _queries(setup, issued))
     with engine_errors(work.engine, "to run alone"):
         streams = BARE[work.engine](layout, queries)
         warm_up(streams, queries)
-        with OtherProcesses() as others:
+        with CoreMeter() as meter:
             took = [seconds_of(streams[:1], [batch]) for batch in queries]
-    return float(np.percentile(took, 90) * 1000), others.cores
+    return float(np.percentile(took, 90) * 1000), _lost(meter)
 
 
-def _queries(setup: Ready, issued: Sequence[np.ndarray]) -> list[ShapedFeed]:
+def _queries(setup: Prepared, issued: Sequence[Integers]) -> list[ShapedFeed]:
     """The batches of SingleStream's queries for these samples."""
+    assert isinstance(setup.scenario, MeasuredScenario)
     shapes = [setup.scenario.table.shape(1, int(setup.qsl.cost(indices)[0])) for indices in issued]
     return [
         (shape, setup.sut.feed(setup.qsl.collate(indices, shape)))
@@ -184,7 +195,7 @@ class EngineMeasurements:
     figures: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     samples: int = 0
     """Of Offline's query."""
-    issued: Sequence[np.ndarray] = ()
+    issued: Sequence[Integers] = ()
     """The samples of SingleStream's queries."""
     limits: Limits | None = None
     """Offline's batch limits."""

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 
 from benchmarks.common import command, spread
@@ -30,7 +31,7 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.errors import RunFailed
 from harness.host import console
-from harness.host.machine import core_count, cpu_model
+from harness.host.machine import core_count, cores, cpu_model
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES, SIDE, PreprocessingProfile, normaliser, pixels
@@ -57,14 +58,15 @@ def reference_way(files: list[Path], profile: PreprocessingProfile, folder: Path
     return len(files) / (time.perf_counter() - start)
 
 
-def opencv_pixels(file: Path) -> np.ndarray:
+def opencv_pixels(file: Path) -> NDArray[np.uint8]:
     """The centre of an image after OpenCV resized its short side to 256 by area."""
     image = cv2.cvtColor(cv2.imread(str(file), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     size = (256, 256 * height // width) if height > width else (256 * width // height, 256)
     resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
-    return resized[top : top + SIDE, left : left + SIDE]
+    centre: NDArray[np.uint8] = resized[top : top + SIDE, left : left + SIDE]
+    return centre
 
 
 def harness_way(files: list[Path], profile: PreprocessingProfile, folder: Path) -> float:
@@ -76,14 +78,14 @@ def harness_way(files: list[Path], profile: PreprocessingProfile, folder: Path) 
 
 def on_one_core(files: list[Path], profile: PreprocessingProfile, folder: Path) -> float:
     """`harness_way` with this process pinned to one core."""
-    cores = os.sched_getaffinity(0)
+    usable = os.sched_getaffinity(0)
     try:
-        os.sched_setaffinity(0, {min(cores)})
-        core_count.cache_clear()
+        os.sched_setaffinity(0, {min(usable)})
+        cores.cache_clear()
         return harness_way(files, profile, folder)
     finally:
-        os.sched_setaffinity(0, cores)
-        core_count.cache_clear()
+        os.sched_setaffinity(0, usable)
+        cores.cache_clear()
 
 
 def peak_memory(files: list[Path], folder: Path) -> tuple[float, float]:
@@ -132,11 +134,11 @@ def main() -> None:
         del qsl
         peak, tensors = peak_memory(files, Path(top) / "imagenet")
 
-    reference, first, one, again = (list(column) for column in zip(*rows, strict=True))
+    way_of_reference, all_cores, one_core, again = (list(column) for column in zip(*rows, strict=True))
     table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
-    for name, rates, aim in (("all cores", first, "1.8 on 2 cores"), ("one core", one, "")):
-        figures = f"{statistics.median(rates):.0f} and {statistics.median(reference):.0f} images/s"
-        ratios = [a / b for a, b in zip(rates, reference, strict=True)]
+    for name, rates, aim in (("all cores", all_cores, "1.8 on 2 cores"), ("one core", one_core, "")):
+        figures = f"{statistics.median(rates):.0f} and {statistics.median(way_of_reference):.0f} images/s"
+        ratios = [a / b for a, b in zip(rates, way_of_reference, strict=True)]
         table.add_row(f"preprocessing ÷ reference's way, {name}", spread(ratios), aim, figures)
     table.add_row("preprocessing, second pass", "", "", f"{statistics.median(again):,.0f} images/s")
     table.add_row("loading", "", "", f"{loading:,.0f} images/s")

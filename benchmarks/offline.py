@@ -21,25 +21,36 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import Ready, apart, command, spread
+from benchmarks.common import apart, command, prepare_test, spread
 from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
+from harness.preparing.prepared import Prepared
 from harness.registry import installed
 from harness.scenarios.base import ShortTest
 from harness.scenarios.offline import Offline
-from harness.task.shape import Shape
+from harness.task.shape import Array, Shape
 
 T = TypeVar("T")
 _ONE_SHAPE = {"deepsparse": {"shapes": 1}}
 
 
-def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
+class EngineRatios(NamedTuple):
+    """What (a) and (d) compare of one engine."""
+
+    rows: list[tuple[float, float, float]]
+    """Samples/s of LoadGen and of the raw engine, and padded ÷ real cost, of each pair."""
+    samples: int
+    shapes: Sequence[Shape]
+    """Empty if the engine runs any."""
+
+
+def loadgen_test(setup: Prepared, samples: int) -> tuple[float, float]:
     """Samples/s that LoadGen reports for one query of about ``samples``, and padded ÷ real tokens."""
     from harness.preparing import session
 
@@ -48,8 +59,9 @@ def loadgen_test(setup: Ready, samples: int) -> tuple[float, float]:
     return float(Offline.metric(detail).value or 0), float(scheduler.counters.padding_ratio or 0)
 
 
-def planned(setup: Ready, samples: int) -> list[tuple[Shape, Mapping[str, np.ndarray]]]:
+def planned(setup: Prepared, samples: int) -> list[tuple[Shape, Mapping[str, Array]]]:
     """The batches of a query of about ``samples``: shape and tensors of each."""
+    assert isinstance(setup.scenario, Offline)
     query = np.resize(setup.indices, samples)
     query = query[setup.qsl.arrange(query)]
     return [
@@ -61,14 +73,14 @@ def planned(setup: Ready, samples: int) -> list[tuple[Shape, Mapping[str, np.nda
 def seconds_of(streams: Sequence[Callable[[T], object]], work: Iterable[T]) -> float:
     """The time that the streams, each in a thread, take for the work; each takes the next item when it is free."""
     lock, items = threading.Lock(), iter(work)
-    nothing = object()
 
     def stream(run: Callable[[T], object]) -> None:
         while True:
             with lock:
-                item = next(items, nothing)
-            if item is nothing:
-                return
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
             run(item)
 
     threads = [threading.Thread(target=stream, args=(run,)) for run in streams]
@@ -80,13 +92,13 @@ def seconds_of(streams: Sequence[Callable[[T], object]], work: Iterable[T]) -> f
     return time.perf_counter() - start
 
 
-def raw_engine(setup: Ready, samples: int) -> float:
+def raw_engine(setup: Prepared, samples: int) -> float:
     """Samples/s of the engine alone on the batches of the same query, with tensors prepared in advance."""
     work = [(setup.sut.runner(shape), tensors) for shape, tensors in planned(setup, samples)]
     return samples / seconds_of([lambda item: item[0](item[1])] * setup.sut.engine.streams, work)
 
 
-def reference_way(setup: Ready, seconds: float) -> float:
+def reference_way(setup: Prepared, seconds: float) -> float:
     """Samples/s of one sample at a time on all cores, padded to the maximum length."""
     shape = Shape(1, setup.scenario.max_cost)
     setup.sut.answer(setup.indices[:1], shape)
@@ -103,7 +115,7 @@ def bare_null(samples: int, count: int) -> float:
 
     from harness.loadgen.logs import read_detail
 
-    def issue(query: list) -> None:
+    def issue(query: list[Any]) -> None:
         lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0) for sample in query])
 
     settings = lg.TestSettings()
@@ -122,9 +134,10 @@ def bare_null(samples: int, count: int) -> float:
         return float(Offline.metric(read_detail(Path(folder), "performance")).value or 0)
 
 
-def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> dict[str, object]:
+def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> EngineRatios:
     """(a) and (d) of one engine; runs in a separate process."""
-    setup = Ready.make(model, dataset, engine, "Offline")
+    setup = prepare_test(model, dataset, engine, "Offline")
+    assert isinstance(setup.scenario, Offline)
     rough = raw_engine(setup, max(len(setup.indices), 64))
     samples = max(len(setup.indices), int(rough * seconds))
     rows = []
@@ -135,27 +148,22 @@ def engine_ratios(model: str, dataset: str | None, engine: str, seconds: float, 
         else:
             (loadgen, padding), raw = loadgen_test(setup, samples), raw_engine(setup, samples)
         rows.append((loadgen, raw, padding))
-    return {
-        "engine": engine,
-        "rows": rows,
-        "samples": samples,
-        "shapes": [tuple(s) for s in setup.scenario.planner.shapes],
-    }
+    return EngineRatios(rows, samples, setup.scenario.planner.shapes)
 
 
 def reference_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
     """The other side of (b), in a separate process: two instances of an engine would slow each other down."""
     options = {"threads": core_count(), "streams": 1, **_ONE_SHAPE.get(engine, {})}
-    reference = Ready.make(model, dataset, engine, "Offline", **options)
+    reference = prepare_test(model, dataset, engine, "Offline", options)
     reference.sut.prepare(Shape(1, reference.scenario.max_cost))
     return [reference_way(reference, seconds / 2) for _ in range(pairs)]
 
 
 def null_ratios(model: str, dataset: str | None, pairs: int) -> list[tuple[float, float]]:
     """(c): pairs of (null engine, bare null SUT) in samples/s."""
-    loaded = len(Ready.make(model, dataset, "null", "Offline").indices)
+    loaded = len(prepare_test(model, dataset, "null", "Offline").indices)
     # At most the loaded samples: batches that are contiguous in memory need no copy.
-    setup = Ready.make(model, dataset, "null", "Offline", max_batch=min(1024, loaded))
+    setup = prepare_test(model, dataset, "null", "Offline", {"max_batch": min(1024, loaded)})
     return [(loadgen_test(setup, 500_000)[0], bare_null(500_000, len(setup.indices))) for _ in range(pairs)]
 
 
@@ -173,9 +181,9 @@ def main() -> None:
     for engine in filter(None, args.engines.split(",")):
         console.note(f"measuring {engine} ...")
         found = apart(engine_ratios, args.model, args.dataset, engine, args.seconds, args.pairs)
-        loadgen, raw, padding = (list(column) for column in zip(*found["rows"], strict=True))
+        loadgen, raw, padding = (list(column) for column in zip(*found.rows, strict=True))
         reference = apart(reference_rates, args.model, args.dataset, engine, args.seconds, args.pairs)
-        rates = f"{statistics.median(loadgen):.1f} and {{:.1f}} samples/s, {found['samples']} samples"
+        rates = f"{statistics.median(loadgen):.1f} and {{:.1f}} samples/s, {found.samples} samples"
         ratio = [a / b for a, b in zip(loadgen, raw, strict=True)]
         table.add_row(
             f"(a) {engine}: LoadGen ÷ raw engine", spread(ratio), "0.98", rates.format(statistics.median(raw))
@@ -183,8 +191,8 @@ def main() -> None:
         ratio = [a / b for a, b in zip(loadgen, reference, strict=True)]
         median = statistics.median(reference)
         table.add_row(f"(b) {engine}: LoadGen ÷ reference's way", spread(ratio), "2.5", rates.format(median))
-        aim = "1.09" if found["shapes"] else "1.03"
-        shapes = " ".join(f"{batch}x{length}" for batch, length in found["shapes"]) or "any shape"
+        aim = "1.09" if found.shapes else "1.03"
+        shapes = " ".join(f"{batch}x{length}" for batch, length in found.shapes) or "any shape"
         table.add_row(f"(d) {engine}: padded ÷ real cost", spread(padding), aim, shapes)
     console.note("measuring the null engine ...")
     pairs = apart(null_ratios, args.model, args.dataset, args.pairs)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.common import Ready, apart, command
+from benchmarks.common import apart, command, prepare_test
 from benchmarks.offline import loadgen_test, raw_engine, reference_way
-from harness import __version__
+from harness import TOOL, __version__
 from harness.catalog import manifests
 from harness.catalog.manifests import CompressionRecipe
 from harness.catalog.models import fetch_record, find_model, model_file
@@ -29,7 +29,6 @@ from harness.graph import read_graph
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.models.build import build
-from harness.models.made import TOOL
 from harness.registry import installed
 from harness.settings.fastest import FORM
 from harness.task.shape import Shape
@@ -61,16 +60,17 @@ def _as_built(made: Mapping[str, str], recipe: CompressionRecipe, engine: str) -
     return same and written and made.get("tool") == f"{TOOL} {__version__}"
 
 
-def loadgen_rate(path: str, dataset: str | None, engine: str, seconds: float, options: dict) -> float:
+def loadgen_rate(path: str, dataset: str | None, engine: str, seconds: float, options: Mapping[str, object]) -> float:
     """Samples/s that LoadGen reports for Offline, in a test of about ``seconds``."""
-    setup = Ready.make(path, dataset, engine, "Offline", **options)
+    setup = prepare_test(path, dataset, engine, "Offline", options)
     rough = raw_engine(setup, _MIN_SAMPLES // 2)
     return loadgen_test(setup, max(_MIN_SAMPLES, int(rough * seconds)))[0]
 
 
 def reference_rate(path: str, dataset: str | None, seconds: float) -> float:
     """Samples/s of one sample at a time, padded to the longest, on ONNX Runtime with all cores."""
-    setup = Ready.make(path, dataset, "onnxruntime", "Offline", threads=core_count(), streams=1, max_batch=1)
+    options = {"threads": core_count(), "streams": 1, "max_batch": 1}
+    setup = prepare_test(path, dataset, "onnxruntime", "Offline", options)
     setup.sut.prepare(Shape(1, setup.scenario.max_cost))
     return reference_way(setup, seconds)
 

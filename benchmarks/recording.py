@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from benchmarks.common import Ready, apart, command, spread
+from benchmarks.common import apart, command, prepare_test, spread
 from harness.catalog import manifests
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
@@ -32,7 +32,7 @@ def rates(
     """Pairs of samples/s with and without a recorder, and the samples per batch; runs in a separate process."""
     from harness.preparing import session
 
-    ready = Ready.make(model, dataset, engine, scenario)
+    ready = prepare_test(model, dataset, engine, scenario)
 
     def test(recorded: bool, settings: ShortTest) -> tuple[float, float]:
         scheduler = ready.scenario.scheduler(session.complete, Recorder() if recorded else None)

@@ -54,11 +54,11 @@ from harness.host import console
 from harness.host.digest import sha256_of
 from harness.host.files import write_text
 from harness.host.machine import core_count, cpu_model
+from harness.host.validation import validated
 from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import CALIBRATION_SAMPLES
 from harness.models.compression import compress_file
 from harness.registry import LIBRARIES, installed
-from harness.settings.options import validated
 from resnet50.images import find_images
 
 _FOLDER = paths.ROOT / "build" / "recovery"
@@ -149,9 +149,9 @@ def held_out(benchmark: str, dataset: manifests.Dataset) -> tuple[Path, Path]:
         read_squad(dataset.path)
         whole = json.loads(dataset.path.read_text("utf-8"))
         for number, part in enumerate(parts):
-            place, articles = itertools.count(), []
+            count, articles = itertools.count(), []
             for article in whole["data"]:
-                mine = [p for p in article["paragraphs"] if (next(place) % 3 == 0) == (number == 0)]
+                mine = [p for p in article["paragraphs"] if (next(count) % 3 == 0) == (number == 0)]
                 articles += [{**article, "paragraphs": mine}] if mine else []
             write_text(part.with_suffix(".json"), json.dumps({**whole, "data": articles}))
         return parts[0].with_suffix(".json"), parts[1].with_suffix(".json")
@@ -249,7 +249,8 @@ def run(
     found = next(folder.glob("*/run.json"), None)
     if found is None:
         raise RunFailed(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
-    return json.loads(found.read_text("utf-8"))
+    record: dict[str, Any] = json.loads(found.read_text("utf-8"))
+    return record
 
 
 def installed_engines() -> list[str]:

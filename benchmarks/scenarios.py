@@ -18,31 +18,39 @@ import argparse
 import queue
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import Ready, apart, command, spread
+from benchmarks.common import NO_OPTIONS, apart, command, prepare_test, spread
 from harness.catalog import manifests
 from harness.catalog.models import find_model
+from harness.engines.base import Runner
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
+from harness.preparing.prepared import Prepared
 from harness.registry import installed
 from harness.scenarios.base import ShortTest
+from harness.scenarios.measured import MeasuredScenario
 from harness.scenarios.server import Server
-from harness.scheduling.base import StreamThreads, Work
+from harness.scheduling.base import Complete, StreamThreads, Work
 from harness.scheduling.peak import highest_passing
+from harness.scheduling.stream import StreamScheduler
+from harness.task.shape import Array, Integers
+
+Batch = tuple[Runner, Mapping[str, Array]]
+"""What runs a batch, and its tensors."""
 
 
 class OneByOne(StreamThreads):
     """The reference's Server: a queue whose queries run one after the other, padded to the longest."""
 
-    def __init__(self, server: Server, complete) -> None:
+    def __init__(self, server: Server, complete: Complete) -> None:
         super().__init__(server.sut, complete)
         self._shape = server.table.shape(1, server.table.max_length)
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self.start(server.sut.engine.streams)
 
     def close(self) -> None:
@@ -51,7 +59,7 @@ class OneByOne(StreamThreads):
             self._queue.put(None)
         self._join()
 
-    def _accept(self, ids, indices) -> None:
+    def _accept(self, ids: Sequence[int], indices: Integers) -> None:
         self._issued(self.sut.qsl.cost(indices))
         for query, index in zip(ids, indices.tolist(), strict=True):
             self._queue.put((query, index))
@@ -60,19 +68,39 @@ class OneByOne(StreamThreads):
         item = self._queue.get()
         if item is None:
             return None
-        return Work([item[0]], np.array(item[1:]), self._shape)
+        query, index = item
+        return Work([query], np.array([index]), self._shape)
+
+
+class RecordedStreams(StreamScheduler):
+    """The scheduler of SingleStream and MultiStream, which also keeps the samples of each query."""
+
+    def __init__(self, scenario: MeasuredScenario, complete: Complete) -> None:
+        super().__init__(scenario.sut, scenario.table, complete)
+        self.queries: list[Integers] = []
+
+    def _accept(self, ids: Sequence[int], indices: Integers) -> None:
+        self.queries.append(indices)
+        super()._accept(ids, indices)
 
 
 def offline_rates(model: str, dataset: str | None, engine: str, seconds: float, pairs: int) -> list[float]:
     """Samples/s of Offline, several times."""
-    offline = Ready.make(model, dataset, engine, "Offline")
+    offline = prepare_test(model, dataset, engine, "Offline")
     rate = offline.scenario.estimate(offline.indices, seconds, offline.listener).per_second
     samples = max(len(offline.indices), int(rate * seconds))
-    return [offline.scenario.metric(offline.short_test(ShortTest(queries=samples))).value for _ in range(pairs)]
+    return [offline.scenario.metric(offline.short_test(ShortTest(queries=samples))).value or 0 for _ in range(pairs)]
 
 
 def server_rates(
-    model: str, dataset: str | None, engine: str, seconds: float, pairs: int, one_by_one: bool, **options: object
+    model: str,
+    dataset: str | None,
+    engine: str,
+    seconds: float,
+    pairs: int,
+    options: Mapping[str, object] = NO_OPTIONS,
+    *,
+    one_by_one: bool = False,
 ) -> tuple[list[float], float]:
     """The highest target_qps of Server with 99 % of answers within the bound, and the simulated one.
 
@@ -80,13 +108,15 @@ def server_rates(
     """
     from harness.preparing import session
 
-    server = Ready.make(model, dataset, engine, "Server", **options)
+    server = prepare_test(model, dataset, engine, "Server", options)
+    scenario = server.scenario
+    assert isinstance(scenario, Server)
 
     def holds(qps: float) -> bool:
-        scheduler = OneByOne(server.scenario, session.complete) if one_by_one else None
-        return server.scenario.meets_bound(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
+        scheduler = OneByOne(scenario, session.complete) if one_by_one else None
+        return scenario.meets_bound(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
 
-    peak = server.scenario.peak(server.indices)
+    peak = scenario.peak(server.indices)
     return [highest_passing(holds, 0.7 * peak or 1, most=10, retest=True) for _ in range(pairs)], peak
 
 
@@ -94,7 +124,7 @@ def stream_ratio(
     model: str, dataset: str | None, engine: str, seconds: float, pairs: int, name: str
 ) -> list[tuple[float, float]]:
     """90th percentiles in milliseconds: (LoadGen's, that of the engine alone for exactly the same queries)."""
-    ready = Ready.make(model, dataset, engine, name)
+    ready = prepare_test(model, dataset, engine, name)
     expected = ready.scenario.estimate(ready.indices, seconds, ready.listener).value
     rows = []
     for _ in range(pairs):
@@ -103,32 +133,27 @@ def stream_ratio(
     return rows
 
 
-def loadgen_latency(ready: Ready, expected: float, seconds: float) -> tuple[float, list[np.ndarray]]:
+def loadgen_latency(ready: Prepared, expected: float, seconds: float) -> tuple[float, list[Integers]]:
     """LoadGen's 90th percentile in milliseconds, and the indices of each query that it issued."""
     from harness.preparing import session
 
-    scheduler = ready.scenario.scheduler(session.complete)
-    issued, accept = [], scheduler._accept
-
-    def recorded(ids: list[int], indices: np.ndarray) -> None:
-        issued.append(indices)
-        accept(ids, indices)
-
-    scheduler._accept = recorded
+    assert isinstance(ready.scenario, MeasuredScenario)
+    scheduler = RecordedStreams(ready.scenario, session.complete)
     queries = int(np.clip(1000 * seconds / expected * 0.7, 20, 250))
     detail = ready.short_test(ShortTest(latency=expected, queries=queries), scheduler)
-    return detail.latencies["90.00"], issued
+    return detail.latencies["90.00"], scheduler.queries
 
 
-def raw_latency(ready: Ready, issued: list[np.ndarray]) -> float:
+def raw_latency(ready: Prepared, issued: list[Integers]) -> float:
     """90th percentile in milliseconds of the engine alone over the batches of these queries."""
     scheduler = ready.scenario.scheduler(lambda ids, responses: None)
+    assert isinstance(scheduler, StreamScheduler)
     work = [
         [list(stream_batches(ready, indices[share])) for share in scheduler.shares(ready.qsl.cost(indices))]
         for indices in issued
     ]
 
-    def run(batches: list) -> None:
+    def run(batches: Sequence[Batch]) -> None:
         for runner, tensors in batches:
             runner(tensors)
 
@@ -145,8 +170,9 @@ def raw_latency(ready: Ready, issued: list[np.ndarray]) -> float:
     return float(np.percentile(took, 90) * 1000)
 
 
-def stream_batches(ready: Ready, indices: np.ndarray) -> Iterator[tuple]:
-    """The batches of a stream's share of a query: (runner, tensors)."""
+def stream_batches(ready: Prepared, indices: Integers) -> Iterator[Batch]:
+    """The batches of a stream's share of a query."""
+    assert isinstance(ready.scenario, MeasuredScenario)
     table, lengths = ready.scenario.table, ready.qsl.cost(indices).tolist()
     for start, end in table.split(lengths):
         shape = table.shape(end - start, lengths[start])
@@ -155,7 +181,7 @@ def stream_batches(ready: Ready, indices: np.ndarray) -> Iterator[tuple]:
 
 def own_time(model: str, dataset: str | None) -> float:
     """Microseconds of a SingleStream query with the null engine."""
-    ready = Ready.make(model, dataset, "null", "SingleStream")
+    ready = prepare_test(model, dataset, "null", "SingleStream")
     detail = ready.short_test(ShortTest(latency=0.05, queries=20_000))
     return detail.latencies["50.00"] * 1000
 
@@ -182,9 +208,9 @@ def main() -> None:
             console.note(f"measuring {who} ...")
             same = (model, dataset, engine, args.seconds, args.pairs)
             offline = apart(offline_rates, *same)
-            rates, peak = apart(server_rates, *same, False, **options)
+            rates, peak = apart(server_rates, *same, options)
             alone = {"streams": 1, "max_batch": 1, **({"shapes": 1} if engine == "deepsparse" else {})}
-            reference, _ = apart(server_rates, *same, True, **alone)
+            reference, _ = apart(server_rates, *same, alone, one_by_one=True)
             for other, values, aim in (
                 ("offline", offline, "0.8"),
                 ("reference's way", reference, "1.5"),

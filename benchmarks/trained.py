@@ -66,7 +66,8 @@ class RecipeVariant:
         Raises:
             RunFailed: the training failed; its own output said why.
         """
-        words = weights.stem, data.stem, self.recipe.name, self.method, self.steps and f"{self.steps}"
+        steps = str(self.steps) if self.steps else None
+        words = weights.stem, data.stem, self.recipe.name, self.method, steps
         name = "-".join(filter(None, words))
         path = folder / f"{name}-{self.recipe.digest[:8]}.onnx"
         if not path.is_file():

@@ -204,27 +204,29 @@ def tune(asked: TuneOptions) -> None:
     Every trial is a measurement in its own process. `harness run` then uses the result automatically.
     """
     from harness.settings.request import RunRequest
+    from harness.tuning.tune import TuneRequest
     from harness.tuning.tune import tune as tune_settings
 
-    tune_settings(
-        RunRequest(
-            model=asked.model,
-            engine=asked.engine,
-            scenario=asked.scenario,
-            options=options.parse_options(asked.option or []),
-            dataset=asked.dataset,
-            samples=asked.samples,
-            system=asked.system,
-            user_conf=asked.user_conf,
-            stall_timeout=asked.stall_timeout,
-            cluster=asked.cluster,
-            cluster_samples=asked.cluster_samples,
-        ),
+    run = RunRequest(
+        model=asked.model,
+        engine=asked.engine,
+        scenario=asked.scenario,
+        options=options.parse_options(asked.option or []),
+        dataset=asked.dataset,
+        samples=asked.samples,
+        system=asked.system,
+        user_conf=asked.user_conf,
+        stall_timeout=asked.stall_timeout,
+        cluster=asked.cluster,
+        cluster_samples=asked.cluster_samples,
+    )
+    request = TuneRequest(
+        run=run,
         seconds=asked.seconds,
         confirm=asked.confirm_seconds,
         measurements=asked.measurements_dir,
         state_dir=asked.state_dir,
         fresh=asked.fresh,
         force=asked.force,
-        as_json=asked.as_json,
     )
+    tune_settings(request, as_json=asked.as_json)

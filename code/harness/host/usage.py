@@ -100,7 +100,9 @@ class CoreUse:
 class CoreMeter:
     """Measures who uses the cores in a ``with`` block, or between the first and the last `look`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, children: bool = False) -> None:
+        """With ``children``, processes that this one starts and waits for count as its own, once they have ended."""
+        self._children = children
         self._first: Reading | None = None
         self._last: Reading | None = None
 
@@ -114,7 +116,7 @@ class CoreMeter:
     def look(self) -> None:
         """Read the counters; unreadable ones give no reading, because no result may be lost over them."""
         try:
-            self._last = reading()
+            self._last = reading(children=self._children)
         except Exception:  # noqa: BLE001
             self._last = None
         self._first = self._first or self._last
@@ -130,14 +132,18 @@ class CoreMeter:
             return None
 
 
-def reading(root: Path = _HERE) -> Reading | None:
-    """The counters now; None if the system does not show them. ``root`` contains proc and sys."""
+def reading(root: Path = _HERE, *, children: bool = False) -> Reading | None:
+    """The counters now; None if the system does not show them. ``root`` contains proc and sys.
+
+    ``children`` adds the time of finished child processes to this process's own.
+    """
     times, now = os.times(), time.perf_counter()
     found = _busy(read(root / "proc/stat"), usable())
     if found is None:
         return None
     groups = sorted(_limited(root))
-    return Reading(now, times.user + times.system, *found, _group_seconds(groups[0][1]) if groups else 0.0)
+    own = sum(times[:4] if children else times[:2])  # user and system, then those of the children
+    return Reading(now, own, *found, _group_seconds(groups[0][1]) if groups else 0.0)
 
 
 def usable() -> frozenset[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from harness.host import usage
@@ -29,6 +31,13 @@ def test_only_the_processors_that_a_process_may_use_count(tmp_path, monkeypatch)
     put(tmp_path, proc__stat=STAT)
     found = reading(tmp_path)
     assert (found.busy, found.stolen, found.group) == (pytest.approx(4.23), 0.4, 0)
+
+
+def test_finished_children_count_as_its_own_only_where_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(usage, "usable", lambda: frozenset({0, 1}))
+    monkeypatch.setattr(usage.os, "times", lambda: os.times_result((1.0, 2.0, 4.0, 8.0, 99.0)))
+    put(tmp_path, proc__stat=STAT)
+    assert (reading(tmp_path).own, reading(tmp_path, children=True).own) == (3.0, 15.0)
 
 
 @pytest.mark.parametrize("stat", ["", "cpu  1 2 3 4 5 6 7 8", "cpu0 1 2 3 4 5 6 7 8", "cpu7 1 2 3"])
@@ -100,7 +109,7 @@ def test_odd_counters_give_no_reading_and_no_failure(monkeypatch):
         pass
     assert meter.use is None
     readings = iter([Reading(1.0, 0, 0, 0), Reading(2.0, 1, 1.5, 0)])
-    monkeypatch.setattr(usage, "reading", lambda: next(readings))
+    monkeypatch.setattr(usage, "reading", lambda **_: next(readings))
     with CoreMeter() as meter:
         pass
     assert meter.use is None  # the quota cannot be read
@@ -136,7 +145,7 @@ def test_the_gain_covers_threads_that_wait_for_each_other():
 
 def test_a_meter_measures_between_its_first_and_its_last_look(monkeypatch):
     readings = iter([Reading(1.0, 0, 0, 0), Reading(2.0, 1, 1.5, 0), Reading(3.0, 2, 4, 0)])
-    monkeypatch.setattr(usage, "reading", lambda: next(readings))
+    monkeypatch.setattr(usage, "reading", lambda **_: next(readings))
     meter = CoreMeter()
     assert meter.use is None
     meter.look()

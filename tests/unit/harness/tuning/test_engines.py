@@ -17,10 +17,12 @@ from harness.registry import ENGINES, LIBRARIES
 from harness.settings import tuned
 from harness.settings.request import RunRequest, resolve
 from harness.settings.tuned import Rate
-from harness.tuning import tune as module
 from harness.tuning.engines import best_engine
 from harness.tuning.journal import SavedTrial
+from harness.tuning.one_engine import EngineTuning
 from harness.tuning.search import Measurement
+from harness.tuning.tune import TuneRequest
+from harness.tuning.tune import tune as tune_settings
 
 
 class Fake:
@@ -151,15 +153,14 @@ class Tune:
 
     def __call__(self, **changes) -> tuned.Tuned:
         given = {"engine": None, "system": "here", "options": {}, **changes}
-        return module.tune(
-            RunRequest(**given),
+        request = TuneRequest(
+            run=RunRequest(**given),
             seconds=1.0,
             confirm=1.0,
             measurements=self.folder / "measurements",
             state_dir=self.folder / "state",
-            fresh=False,
-            force=False,
         )
+        return tune_settings(request)
 
     def measure(self, tuning, options) -> SavedTrial:
         if self.stop_after == len(self.measured):
@@ -172,7 +173,7 @@ class Tune:
 @pytest.fixture
 def tune(tmp_path, monkeypatch):
     found = Tune(tmp_path)
-    monkeypatch.setattr(module._Tuning, "_measure", lambda tuning, options: found.measure(tuning, options))
+    monkeypatch.setattr(EngineTuning, "_measure", lambda tuning, options: found.measure(tuning, options))
     monkeypatch.setattr(registry.util, "find_spec", lambda name: name if name in ("onelib", "twolib") else None)
     for number, name in enumerate(("one", "two")):
         monkeypatch.setitem(ENGINES, name, f"{__name__}:{(One, Two)[number].__name__}")
@@ -218,7 +219,7 @@ def test_a_rate_that_only_other_settings_than_the_defaults_meet_is_found_without
 ):
     tune.rates = {"one": {"1": other, "2": other}, "two": {"1": 0.0, "2": 20.0}}
     confirmed = Rate(rate=18, seconds=1, held=True, valid=True, p99_ms=1, samples_per_second=18, queries=18)
-    monkeypatch.setattr(module._Tuning, "find_rate", lambda *_: confirmed)
+    monkeypatch.setattr(EngineTuning, "find_rate", lambda *_: confirmed)
     result = tune(scenario="Server")
     assert (result.engine, result.options, result.value) == ("two", {"streams": "2"}, 18)
     assert result.engines == {"one": 0, "two": 20}

@@ -25,8 +25,10 @@ from harness.scheduling.peak import highest_passing
 from harness.settings import tuned
 from harness.settings.request import RunRequest, default_conf, resolve
 from harness.settings.tuned import Rate
-from harness.tuning import tune
+from harness.tuning import child, tune
 from harness.tuning.journal import SavedTrial, TuningJournal
+from harness.tuning.one_engine import EngineTuning, MeasuredOptions, measure_trial
+from harness.tuning.rate import RateRequest, find_rate
 from harness.tuning.search import Measurement, coordinate_search, size
 
 STREAMS = [{"streams": str(n)} for n in (1, 2, 4)]
@@ -182,12 +184,12 @@ def confirmed(tmp_path, monkeypatch):
             percentile=99,
         )
         ready = SimpleNamespace(short_test=short_test, scenario=scenario, close=lambda *_: None)
-        monkeypatch.setattr(tune, "get_ready", lambda *_, **__: ready)
-        monkeypatch.setattr(tune.tempfile, "tempdir", None)
+        monkeypatch.setattr(child, "get_ready", lambda *_, **__: ready)
+        monkeypatch.setattr(child.tempfile, "tempdir", None)
         journal, result = TuningJournal(tmp_path / "journal.json", {}, fresh=True), tmp_path / "result.json"
         heartbeat = SimpleNamespace(beat=None, report=lambda code: None)
-        given = (SimpleNamespace(stall_timeout=1.0), guess or limit, seconds, confirm, journal, result, heartbeat)
-        return tune._find_rate(*given), tests
+        request = RateRequest(guess=guess or limit, seconds=seconds, confirm=confirm)
+        return find_rate(SimpleNamespace(stall_timeout=1.0), request, journal, result, heartbeat), tests
 
     return search
 
@@ -222,11 +224,11 @@ def test_a_rate_is_confirmed_with_as_many_queries_as_early_stopping_needs(confir
 
 @pytest.fixture
 def tuning(tmp_path):
-    """A tuning of an engine, whose measurements a test makes up: it gives them to `_Tuning.trials`."""
+    """A tuning of an engine, whose measurements a test makes up: it gives them to `EngineTuning.trials`."""
 
     def made(scenario, *measured):
         request = RunRequest(engine="null", scenario=scenario, dataset="sample", system="here")
-        found = tune._Tuning(request, resolve(request), 1.0, TuningJournal(tmp_path / "journal.json", {}, fresh=True))
+        found = EngineTuning(request, resolve(request), 1.0, TuningJournal(tmp_path / "journal.json", {}, fresh=True))
         for number, each in enumerate(measured):
             found.journal.trials[json.dumps([[], number])] = each
             found.trial({}, number)
@@ -261,7 +263,7 @@ def test_where_all_measurements_were_disturbed_the_fastest_counts_and_a_warning_
 
 @pytest.mark.parametrize(
     ("work", "more"),
-    [(tune._trial, (1.0,)), (tune._find_rate, (10.0, 1.0, 2.0, None))],
+    [(measure_trial, (1.0,)), (find_rate, (RateRequest(guess=10.0, seconds=1.0, confirm=2.0), None))],
     ids=["trial", "rate"],
 )
 def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, work, more):
@@ -273,8 +275,8 @@ def test_tuning_compiles_all_shapes_like_an_official_run(tmp_path, monkeypatch, 
         raise Prepared
 
     scenarios = []
-    monkeypatch.setattr(tune, "get_ready", prepared)
-    monkeypatch.setattr(tune.tempfile, "tempdir", None)
+    monkeypatch.setattr(child, "get_ready", prepared)
+    monkeypatch.setattr(child.tempfile, "tempdir", None)
     heartbeat = SimpleNamespace(beat=lambda *_: None)
     mine = resolve(RunRequest(engine="null", scenario="Server", dataset="sample", cache_dir=tmp_path))
     with pytest.raises(Prepared):
@@ -374,8 +376,7 @@ class TestJournal:
 def test_the_table_leaves_disturbed_measurements_out_like_the_search(capsys, tmp_path):
     measured = [({}, 80, 0.0), ({"streams": "2"}, 100, 0.0), ({"streams": "2"}, 60, 0.4), ({"streams": "4"}, 90, 0.0)]
     trials = [
-        tune._MeasuredOptions(options, SavedTrial(score=score, value=score, lost=lost))
-        for options, score, lost in measured
+        MeasuredOptions(options, SavedTrial(score=score, value=score, lost=lost)) for options, score, lost in measured
     ]
     result = SimpleNamespace(
         unit="samples/s",
