@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from harness.preparing.agreement import Agreement
+from harness.results.agreement import Agreement
 from harness.results.finished import Finished
 from harness.results.record import RecordedNode
 from harness.scenarios.base import Metric

@@ -14,7 +14,7 @@ class Part(BaseModel):
 
     def values(self) -> dict[str, JsonValue]:
         """The content of run.json."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 class RecordedCores(Part):

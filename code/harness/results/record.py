@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
@@ -170,6 +170,10 @@ class RecordedChoice(Part):
 class RecordedAgreement(Part):
     """The deviation of the engine's outputs from ONNX Runtime's."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
+    reference: str | None = Field(None, alias="with")
+    """The engine that the outputs were compared with."""
     differences: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     """[batch, length, difference] for each shape."""
 

@@ -18,8 +18,8 @@ from harness.host.energy import Energy
 from harness.host.files import shown
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
-from harness.preparing.agreement import Agreement
 from harness.preparing.conversion import Conversion
+from harness.results.agreement import Agreement
 from harness.results.record import Identity, Record, record_text
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
@@ -124,7 +124,7 @@ class Outcome:
         if self.conversion:
             values["converted"] = self.conversion.record()
         if self.agreement:
-            values["agreement"] = self.agreement.record()
+            values["agreement"] = self.agreement.record().values()
         if self.nodes:
             hosts = {node["host"] for node in self.nodes} | {gethostname()}
             values |= {"nodes": self.nodes, "machines": len(hosts), "cluster_samples": settings.cluster_samples}
