@@ -47,7 +47,7 @@ def build(
     images as ``images`` says, "uint8" or "float32"; by default as uint8 if it is an 8-bit model.
 
     ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata record
-    the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into the caveat of
+    the model's settings and the origin of its weights; if these are random, that is the caveat of
     all results. An existing file is replaced only by the same kind: a model with random weights by another one, a
     model built here from a checkpoint by the same model.
 
@@ -150,7 +150,8 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
     # The graph is dense; if it is compressed, that step records the precision.
     precision = "fp32" if entry.recipe else entry.precision
     facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{TOOL} {__version__}"}
-    helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built})
+    random = {manifests.RANDOM_KEY: "yes" if weights.random else "no"}
+    helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built, **random})
     return model
 
 
@@ -160,7 +161,7 @@ def _check_kind(path: Path, name: str | None) -> None:
     if found is None:
         return
     if name is None:
-        same, what = found.get("weights", "").startswith("random"), "a model with random weights"
+        same, what = manifests.has_random_weights(found), "a model with random weights"
     else:
         same = found.get("tool", "").startswith(TOOL) and found.get("model") == name
         what = f"a {name} that was built here"

@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
@@ -56,10 +56,12 @@ class RecordedModel(Model, Part):
     caveat: str
     metadata: dict[str, str]
 
-    @property
-    def random(self) -> bool:
-        """Whether its weights are random."""
-        return self.caveat.startswith("random")
+    @model_validator(mode="after")
+    def _random_in_older_records(self) -> Self:
+        """Versions up to 0.2 recorded only the caveat, which a model had only if its weights were random."""
+        if "random" not in self.model_fields_set:
+            self.__dict__["random"] = bool(self.caveat)
+        return self
 
 
 class RecordedDataset(Part):
