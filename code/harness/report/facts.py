@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from harness.results.agreement import Agreement
 from harness.results.finished import Finished
-from harness.results.record import RecordedNode
+from harness.results.parts import RecordedNode
 from harness.scenarios.base import Metric
 
 NONE = "-"

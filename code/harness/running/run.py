@@ -130,7 +130,7 @@ class _MeasuredTest:
     cores: CoreUse | None
     energy: Energy | None
     nodes: tuple[Mapping[str, object], ...] = ()
-    """What each node did, as `harness.results.record.RecordedNode`."""
+    """What each node did, as `harness.results.parts.RecordedNode`."""
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
