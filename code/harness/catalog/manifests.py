@@ -1,6 +1,7 @@
 """The manifests of each benchmark, models.toml and datasets.toml, and the fields of their entries."""
 
 import tomllib
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -22,6 +23,8 @@ class _ManifestEntry(BaseModel):
 
 
 _E = TypeVar("_E", bound=_ManifestEntry)
+RANDOM_KEY = "random_weights"
+"""The key of a model file's metadata that says whether its weights are random: "yes" or "no"."""
 
 
 class CompressionRecipe(BaseModel):
@@ -153,6 +156,8 @@ class Model(BaseModel):
     """Engines for the model, the fastest on this kind of processor first; empty if they were not measured."""
     caveat: str = ""
     """Caveat that every result must show, such as "random weights"; rules out official results."""
+    random: bool = False
+    """Whether its weights are random."""
     remark: str = ""
     """Remark that every result must show, including official ones."""
     metadata: dict[str, str] = {}
@@ -161,8 +166,7 @@ class Model(BaseModel):
     @property
     def title(self) -> str:
         """The name and, if the metadata shows it, how the model was changed."""
-        weights = self.metadata.get("weights", "")
-        words = [weights] if weights.startswith("random") else []
+        words = [self.metadata.get("weights", "random weights")] if self.random else []
         done = []
         sparsity = _percent(self.metadata.get("sparsity", ""))
         if sparsity:
@@ -219,6 +223,13 @@ def default_model() -> str:
 def datasets(benchmark: str) -> dict[str, DatasetEntry]:
     """The data sets and other files of a benchmark, in order of preference."""
     return _manifest(folder(benchmark) / "datasets.toml", DatasetEntry)
+
+
+def has_random_weights(metadata: Mapping[str, str]) -> bool:
+    """Whether a model file's ``metadata`` say that its weights are random."""
+    # Files of version 0.2 and earlier, and those of other tools, lack the key and only say it in words.
+    words = "yes" if metadata.get("weights", "").startswith("random") else "no"
+    return metadata.get(RANDOM_KEY, words) == "yes"
 
 
 def _percent(share: str) -> str:

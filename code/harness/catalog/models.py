@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from harness import paths
 from harness.catalog import manifests
 from harness.catalog.contract import benchmark_class
-from harness.catalog.manifests import FetchRecord, Model, ModelEntry
+from harness.catalog.manifests import FetchRecord, Model, ModelEntry, has_random_weights
 from harness.errors import ConfigError, did_you_mean
 from harness.graph import Graph, check_weights, listing, read_graph, read_metadata, weight_files
 from harness.host.digest import digest_of
@@ -249,7 +249,8 @@ def _unknown(file: IdentifiedModel) -> Model:
         known = ", ".join(BENCHMARKS)
         raise ConfigError(f"{path} matches no known benchmark ({known}): its inputs are {listing(graph.inputs)}.")
     benchmark = benchmark_class(name)
-    source = graph.metadata.get("weights", "unknown")
+    random = has_random_weights(graph.metadata)
+    source = graph.metadata.get("weights", "random weights" if random else "unknown")
     made_of = manifests.models().get(graph.metadata.get("model", ""))
     return Model(
         name=path.stem,
@@ -262,7 +263,8 @@ def _unknown(file: IdentifiedModel) -> Model:
         retraining=_retraining(graph.metadata),
         input_data_types=", ".join(sorted({str(tensor.dtype) for tensor in graph.inputs})),
         settings={key: graph.metadata[key] for key in benchmark.Settings.model_fields if key in graph.metadata},
-        caveat=source if source.startswith("random") else "",
+        caveat=source if random else "",
+        random=random,
         remark=_made_here(graph.metadata),
         metadata=graph.metadata,
     )
@@ -277,7 +279,7 @@ def _retraining(metadata: dict[str, str]) -> str:
 
 def _made_here(metadata: dict[str, str]) -> str:
     """The remark for a file that was built, compressed or trained here."""
-    if metadata.get("weights", "").startswith("random"):
+    if has_random_weights(metadata):
         return ""
     if "training" in metadata:
         return f"trained here ({metadata['compression']}; {metadata['training']}), not a published model"

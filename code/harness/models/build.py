@@ -47,9 +47,9 @@ def build(
     the type of its image input, "uint8" or "float32"; by default uint8 for an 8-bit model.
 
     ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata
-    records the model's settings and the origin of its weights; `catalog.models.find_model` turns "random" into a caveat
-    of all results. An existing file is replaced only by the same kind: a model with random weights by another one, a
-    model built here from a checkpoint by the same model.
+    records the model's settings and the origin of its weights; random ones are the caveat of all results. An existing
+    file is replaced only by the same kind: a model with random weights by another one, a model built here from a
+    checkpoint by the same model.
 
     Raises:
         ConfigError: the model cannot be built, or not with these weights or this seed; or the file cannot be written,
@@ -150,7 +150,8 @@ def _graph(name: str, entry: manifests.ModelEntry, weights: Weights) -> ModelPro
     # The graph is dense; if it is compressed, that step records the precision.
     precision = "fp32" if entry.recipe else entry.precision
     facts = {**entry.settings, "model": name, "precision": precision, "tool": f"{TOOL} {__version__}"}
-    helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built})
+    random = {manifests.RANDOM_KEY: "yes" if weights.random else "no"}
+    helper.set_model_props(model, {**{key: str(value) for key, value in facts.items()}, **built, **random})
     return model
 
 
@@ -160,7 +161,7 @@ def _check_kind(path: Path, name: str | None) -> None:
     if found is None:
         return
     if name is None:
-        same, what = found.get("weights", "").startswith("random"), "a model with random weights"
+        same, what = manifests.has_random_weights(found), "a model with random weights"
     else:
         same = found.get("tool", "").startswith(TOOL) and found.get("model") == name
         what = f"a {name} that was built here"

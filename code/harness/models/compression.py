@@ -114,7 +114,8 @@ def facts_of(model: manifests.Model) -> dict[str, str]:
     metadata = model.metadata
     weights = model.source if model.source != "unknown" else f"unknown ({model.path.name}, {(model.sha256 or '')[:16]})"
     settings = {key: str(value) for key, value in model.settings.items()}
-    taken: dict[str, str] = {key: metadata[key] for key in ("architecture", "model", *TRAINED) if key in metadata}
+    inherited = ("architecture", "model", manifests.RANDOM_KEY, *TRAINED)
+    taken: dict[str, str] = {key: metadata[key] for key in inherited if key in metadata}
     if model.name in manifests.models():
         taken["model"] = model.name
     return {**settings, **taken, "weights": metadata.get("weights", weights)}

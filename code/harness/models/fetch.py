@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from harness import TOOL, paths
 from harness.catalog.contract import benchmark_class
-from harness.catalog.manifests import FetchRecord, Model
+from harness.catalog.manifests import FetchRecord, Model, has_random_weights
 from harness.catalog.models import IdentifiedModel, KnownModel, find_model, known_models, model_file
 from harness.compress.network import is_quantised
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
@@ -352,7 +352,7 @@ def _check_graph(wanted: KnownModel, file: IdentifiedModel, verified: bool) -> N
     if verified:
         return
     weights, tool = graph.metadata.get("weights", ""), graph.metadata.get("tool", "")
-    if weights.startswith("random") or tool.startswith(TOOL):
+    if has_random_weights(graph.metadata) or tool.startswith(TOOL):
         raise ConfigError(
             f"that is not the published {name} but was made by this harness ({weights or tool}): use it by its path."
         )

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,8 @@ class Weights(ABC):
     """Provides a builder with tensors, each once, by their names in the architecture's Hugging Face checkpoint."""
 
     source: str
-    """Origin of the weights, for the model's metadata; starts with "random" if they were not trained."""
+    """Origin of the weights, for the model's metadata."""
+    random: ClassVar[bool] = False
 
     @abstractmethod
     def tensor(self, name: str, shape: tuple[int, ...], draw: Draw) -> NDArray[np.float32]:
@@ -53,6 +54,8 @@ class Weights(ABC):
 
 class RandomWeights(Weights):
     """Random tensors: the same seed gives the same ones, in any order of requests."""
+
+    random = True
 
     def __init__(self, seed: int) -> None:
         self.source = f"random weights, seed {seed}"
@@ -109,8 +112,6 @@ class Checkpoint(Weights):
             self.source = f"{path.absolute().name}, sha256 {_digest(files)[:16]}"
         except OSError as error:
             raise ConfigError(f"the checkpoint {path} cannot be read: {error.strerror}; check the path.") from error
-        if self.source.startswith("random"):  # that prefix marks untrained weights
-            self.source = f"checkpoint {self.source}"
         self._left: dict[str, tuple[Path, _SafetensorsFile, str]] = {}
         for file in files:
             opened = _open(file)

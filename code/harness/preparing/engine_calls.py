@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.host import console
-from harness.results.record import RecordedEngine, record_text
+from harness.results.parts import RecordedEngine, record_text
 from harness.settings.run import RunSettings
 
 

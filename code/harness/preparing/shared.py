@@ -7,7 +7,8 @@ from typing import NamedTuple
 from harness.errors import ConfigError
 from harness.host.machine import core_count, cpu_model
 from harness.results.layout import Classic
-from harness.results.record import Record, RecordedLimits, RecordedStreams, read_record
+from harness.results.parts import RecordedLimits, RecordedStreams
+from harness.results.record import Record, read_record
 from harness.scheduling.limits import Limits
 from harness.settings.identity import identity
 from harness.settings.run import RunSettings

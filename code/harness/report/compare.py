@@ -24,6 +24,7 @@ _NO_SETTINGS = frozenset(
 _MEASURED = frozenset({"measured_seconds", "limits", "streams"})
 _RATES = ("estimated_", "missed_")  # prefixes of measured rates and latencies
 _OF_NODE = frozenset({"host", "machine", "model_sha256", "code", "streams", "engine"})
+_REPEATED = frozenset({"model.random"})  # the caveat says the same, also in records of older versions
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
 _SCORE_NOISE = 0.05
 """Percentage points of F1 or top-1 by which two runs of the same model may differ, since batches round differently."""
@@ -201,7 +202,9 @@ def _settings(record: Record) -> dict[str, str]:
     if not find_scenario(record.scenario).paced:
         values["loadgen"] = {**record.loadgen, ASKED_RATE: None}
     return {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in flat(values)
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in flat(values)
+        if name not in _REPEATED
     }
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
-from harness.preparing.agreement import Agreement
+from harness.results.agreement import Agreement
 from harness.results.finished import Finished
-from harness.results.record import RecordedNode
+from harness.results.parts import RecordedNode
 from harness.scenarios.base import Metric
 
 NONE = "-"

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
 from harness.host.digest import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN, RUN_1
-from harness.results.parts import Part, RecordedCores, RecordedEnergy
+from harness.results.parts import (
+    Part,
+    RecordedConversion,
+    RecordedCores,
+    RecordedEnergy,
+    RecordedEngine,
+    RecordedLimits,
+    RecordedMachine,
+    RecordedNode,
+    RecordedStreams,
+)
 from harness.rules.audits import AUDITS
 from harness.scenarios.base import find_scenario
 
@@ -56,10 +65,12 @@ class RecordedModel(Model, Part):
     caveat: str
     metadata: dict[str, str]
 
-    @property
-    def random(self) -> bool:
-        """Whether its weights are random."""
-        return self.caveat.startswith("random")
+    @model_validator(mode="after")
+    def _random_in_older_records(self) -> Self:
+        """Versions up to 0.2 recorded only the caveat, which a model had only if its weights were random."""
+        if "random" not in self.model_fields_set:
+            self.__dict__["random"] = bool(self.caveat)
+        return self
 
 
 class RecordedDataset(Part):
@@ -76,42 +87,6 @@ class RecordedDataset(Part):
     def content(self) -> tuple[str | None, str | None]:
         """The hashes that are equal in two runs on the same data."""
         return self.sha256, self.samples_sha256
-
-
-class RecordedEngine(Part):
-    """The engine; the settings in effect are further keys."""
-
-    name: str
-    version: str | None = None
-    precision: str | None = None
-    """The type that it uses for FP32 layers, if there is a choice: f32, bf16."""
-
-    @property
-    def title(self) -> str:
-        """Name and version."""
-        return f"{self.name} {self.version or ''}".rstrip()
-
-
-class RecordedConversion(Part):
-    """The file that the engine read in place of the model's, made from it before the run."""
-
-    form: str
-    """The form of its 8-bit layers: integer."""
-    layers: str = ""
-    """The number of products and convolutions that were converted to that form: "36 of 38"."""
-    sha256: str
-
-
-class RecordedMachine(Part):
-    """The machine and the software versions that a result depends on."""
-
-    cpu: str
-    cores: int
-    numa_nodes: int | None = None
-    memory_bytes: int | None = None
-    os: str
-    python: str
-    packages: dict[str, str]
 
 
 class RecordedMetric(Part):
@@ -170,68 +145,12 @@ class RecordedChoice(Part):
 class RecordedAgreement(Part):
     """The deviation of the engine's outputs from ONNX Runtime's."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
+    reference: str | None = Field(None, alias="with")
+    """The engine that the outputs were compared with."""
     differences: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
     """[batch, length, difference] for each shape."""
-
-
-class RecordedLimits(Part):
-    """The batch limits, chosen by measurement."""
-
-    max_batch: Annotated[int, Field(ge=1)]
-    max_tokens: Annotated[int, Field(ge=1)]
-    measured: list[Annotated[list[int | float], Field(min_length=3, max_length=3)]] = Field(default_factory=list)
-    """[max_batch, max_tokens, cost units per second] of each measured pair."""
-    why: str = ""
-
-
-class RecordedStreams(Part):
-    """The number of streams, chosen for a latency bound."""
-
-    streams: Annotated[int, Field(ge=1)]
-    why: str = ""
-
-
-class RecordedNode(Part):
-    """One of several nodes in a system, and its part of the test."""
-
-    name: str
-    host: str
-    machine: RecordedMachine
-    model_sha256: str
-    code: str
-    """sha256 over the project's code."""
-    streams: int
-    rate: float
-    """The rate by which the work was divided; only its ratio to the other nodes' rates matters."""
-    engine: RecordedEngine
-    limits: RecordedLimits | None = None
-    """The batch limits, if the node chose them by measurement."""
-    chosen_streams: RecordedStreams | None = None
-    """The streams, if the node chose them for a latency bound."""
-    round_trip_ms: float | None = None
-    """The round-trip time of a message without samples, measured before the test."""
-    samples: int = 0
-    batches: int = 0
-    idle_s: float = 0.0
-    """Seconds without a sample between the first query and the last answer."""
-    ended_s: float = 0.0
-    """When it answered its last sample, in seconds after the first query."""
-    cores_busy: float | None = None
-    """The mean number of cores that it used during the test."""
-
-    @property
-    def part(self) -> str:
-        """Its part of the test in a few words."""
-        busy = f", {self.cores_busy:.2f} of {self.machine.cores} cores busy" if self.cores_busy is not None else ""
-        return (
-            f"{self.samples:,} samples in {self.batches:,} batches, idle {self.idle_s:.2f} s, ended at "
-            f"{self.ended_s:.2f} s{busy}"
-        )
-
-    @property
-    def alike(self) -> tuple[object, ...]:
-        """The facts that must be equal in two runs of one result."""
-        return self.machine.cpu, self.machine.cores, self.streams, self.machine.packages
 
 
 class Record(Part):
@@ -329,19 +248,6 @@ def reference(results: Path, test: str) -> dict[str, str]:
     """sha256 of the logs in a scenario's results that a compliance test is compared with; missing logs are omitted."""
     files = {"performance": results / RUN_1 / DETAIL, "accuracy": results / "accuracy" / ACCURACY}
     return {run: sha256_of(files[run]) for run in AUDITS[test].references if files[run].is_file()}
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def record_text(values: object) -> str:
-    """Values as JSON that every reader accepts: bytes of a path that are not UTF-8 are written like ``\\xfc``.
-
-    Raises:
-        TypeError, ValueError, RecursionError: they cannot be written as JSON.
-    """
-    text = json.dumps(values, ensure_ascii=False, default=str)
-    return _SURROGATE.sub(lambda found: f"\\\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 def read_record(folder: Path) -> Record | None:

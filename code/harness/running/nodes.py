@@ -10,7 +10,7 @@ _MAX_SHOWN_NODES = 6  # nodes in the progress line
 
 
 def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[str, object], ...]:
-    """The nodes, as `harness.results.record.RecordedNode`; empty if the scheduler has none."""
+    """The nodes, as `harness.results.parts.RecordedNode`; empty if the scheduler has none."""
     if not isinstance(scheduler, ClusterScheduler):
         return ()
     began, ended = scheduler.counters.began, scheduler.counters.ended

@@ -18,9 +18,10 @@ from harness.host.energy import Energy
 from harness.host.files import shown
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
-from harness.preparing.agreement import Agreement
 from harness.preparing.conversion import Conversion
-from harness.results.record import Identity, Record, record_text
+from harness.results.agreement import Agreement
+from harness.results.parts import record_text
+from harness.results.record import Identity, Record
 from harness.scenarios.base import Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.settings.identity import code_digest, command
@@ -71,7 +72,7 @@ class Outcome:
     energy: Energy | None = None
     """The energy that the machine used during the test; None if unknown."""
     nodes: tuple[Mapping[str, object], ...] = ()
-    """The nodes that computed, and the part of each, as `harness.results.record.RecordedNode`."""
+    """The nodes that computed, and the part of each, as `harness.results.parts.RecordedNode`."""
 
     @cached_property
     def record(self) -> Record:
@@ -124,7 +125,7 @@ class Outcome:
         if self.conversion:
             values["converted"] = self.conversion.record()
         if self.agreement:
-            values["agreement"] = self.agreement.record()
+            values["agreement"] = self.agreement.record().values()
         if self.nodes:
             hosts = {node["host"] for node in self.nodes} | {gethostname()}
             values |= {"nodes": self.nodes, "machines": len(hosts), "cluster_samples": settings.cluster_samples}

@@ -21,11 +21,12 @@ from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
 from harness.loadgen.logs import ACCURACY, TRACE, Detail, Unfinished, check_accuracy_log, keep_partial, read_detail
-from harness.preparing.agreement import Agreement, NotCompared, agreement
+from harness.preparing.agreement import NotCompared, agreement
 from harness.preparing.doubts import expects_chance_score, warn_of_doubts
 from harness.preparing.prepared import Preparation, Prepared, patience
 from harness.preparing.ready import get_ready
 from harness.preparing.shared import shared_with_result
+from harness.results.agreement import Agreement
 from harness.results.digests import with_digests
 from harness.results.layout import CONF, RUN, RUN_1, SCORES
 from harness.results.record import read_record
@@ -129,7 +130,7 @@ class _MeasuredTest:
     cores: CoreUse | None
     energy: Energy | None
     nodes: tuple[Mapping[str, object], ...] = ()
-    """What each node did, as `harness.results.record.RecordedNode`."""
+    """What each node did, as `harness.results.parts.RecordedNode`."""
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:

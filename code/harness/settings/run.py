@@ -117,7 +117,7 @@ class RunSettings(BaseModel):
     @property
     def stand_ins(self) -> bool:
         """Whether data or weights are stand-ins, so that a score at chance is expected."""
-        return self.rehearsal or self.model.caveat.startswith("random")
+        return self.rehearsal or self.model.random
 
     @property
     def sources(self) -> dict[str, str]:

@@ -58,6 +58,7 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
     assert path == tmp_path / "build" / "models" / "tiny-fp32-random.onnx"
     assert read_graph(path).metadata == {
         "weights": "random weights, seed 5",
+        "random_weights": "yes",
         "architecture": "a Relu",
         "model": "tiny-fp32",
         "precision": "fp32",
@@ -66,7 +67,8 @@ def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp
         "tool": f"mlperf-cpu-harness {__version__}",
     }
     found = find_model(str(path))
-    assert found.caveat == "random weights, seed 5"
+    assert (found.caveat, found.random) == ("random weights, seed 5", True)
+    assert found.title == "tiny-fp32-random (random weights, seed 5)"
     assert (found.benchmark, found.official_name, found.precision) == ("resnet50", "resnet50", "fp32")
     given = {"model": str(path), "engine": "onnxruntime", "scenario": "Offline", "mode": "performance", "options": {}}
     settings = resolve(RunRequest(**given))
@@ -169,8 +171,39 @@ def test_a_model_with_the_weights_of_a_checkpoint_has_no_caveat(tmp_path, checkp
     assert path == tmp_path / "build" / "models" / "tiny-fp32-built.onnx"
     found = find_model(str(path))
     digest = hashlib.sha256((Path(checkpoint) / "model.safetensors").read_bytes()).hexdigest()
-    assert (found.source, found.caveat) == (f"trained, sha256 {digest[:16]}", "")
+    assert (found.source, found.caveat, found.random) == (f"trained, sha256 {digest[:16]}", "", False)
+    assert read_graph(path).metadata["random_weights"] == "no"
     assert build("tiny-fp32", checkpoint, None, 0) == path  # again
+
+
+def test_a_checkpoint_whose_name_begins_with_random_has_no_random_weights(tmp_path, checkpoint):
+    named = Path(checkpoint).rename(tmp_path / "random weights, seed 3")
+    path = build("tiny-fp32", str(named), None, 0)
+    found = find_model(str(path))
+    assert found.source.startswith("random weights, seed 3, sha256 ")
+    assert (found.random, found.caveat, found.title) == (False, "", "tiny-fp32-built")
+    assert facts_of(found)["random_weights"] == "no"
+    assert build("tiny-fp32", str(named), None, 0) == path  # again
+    with pytest.raises(ConfigError, match="is not a model with random weights"):
+        build("tiny-fp32", "random", path, 0)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "caveat"),
+    [
+        ({"weights": "random weights, seed 5"}, "random weights, seed 5"),  # as versions up to 0.2 wrote it
+        ({"weights": "seed 5", "random_weights": "yes"}, "seed 5"),
+        ({"random_weights": "yes"}, "random weights"),
+        ({"weights": "random forest, distilled", "random_weights": "no"}, ""),
+        ({"weights": "fine-tuned"}, ""),
+        ({"architecture": "a Relu"}, ""),
+    ],
+)
+def test_a_file_says_whether_its_weights_are_random(tmp_path, metadata, caveat):
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(classifier(RandomWeights(0), metadata).SerializeToString())
+    found = find_model(str(path))
+    assert (found.caveat, found.random) == (caveat, bool(caveat))
 
 
 @pytest.mark.parametrize(

@@ -757,15 +757,17 @@ def test_show_describes_a_file(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "title"),
+    ("random", "metadata", "title"),
     [
-        ({}, "m"),
-        ({"precision": "fp32", "architecture": "a Relu", "weights": "a checkpoint", "sparsity": "0"}, "m"),
-        ({"weights": "random weights, seed 0", "precision": "fp32"}, "m (random weights, seed 0)"),
-        ({"sparsity": "95 %", "block": "1", "weights": "random, seed 1"}, "m (random, seed 1, fp32, 95 % sparse)"),
-        ({"sparsity": "about half"}, "m (fp32, about half sparse)"),
+        (False, {}, "m"),
+        (False, {"precision": "fp32", "architecture": "a Relu", "weights": "a checkpoint", "sparsity": "0"}, "m"),
+        (False, {"weights": "random.safetensors, sha256 0"}, "m"),
+        (True, {"weights": "random weights, seed 0", "precision": "fp32"}, "m (random weights, seed 0)"),
+        (True, {"sparsity": "95 %", "block": "1", "weights": "seed 1"}, "m (seed 1, fp32, 95 % sparse)"),
+        (True, {}, "m (random weights)"),
+        (False, {"sparsity": "about half"}, "m (fp32, about half sparse)"),
     ],
 )
-def test_the_title_says_what_was_done_to_the_model(metadata, title):
+def test_the_title_says_what_was_done_to_the_model(random, metadata, title):
     facts = {"name": "m", "path": Path("m.onnx"), "benchmark": "bert", "official_name": "bert-99", "sha256": None}
-    assert manifests.Model(**facts, precision="fp32", metadata=metadata).title == title
+    assert manifests.Model(**facts, precision="fp32", metadata=metadata, random=random).title == title

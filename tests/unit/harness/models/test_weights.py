@@ -58,7 +58,9 @@ def test_a_tensor_is_read_from_a_file_or_its_folder(tmp_path, save):
 
 def test_a_name_cannot_pass_for_random_weights(tmp_path, save):
     save({"a.weight": VALUES}, tmp_path / "random.safetensors")
-    assert Checkpoint(tmp_path / "random.safetensors").source.startswith("checkpoint random.safetensors, sha256 ")
+    weights = Checkpoint(tmp_path / "random.safetensors")
+    assert weights.source.startswith("random.safetensors, sha256 ")
+    assert not weights.random
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])

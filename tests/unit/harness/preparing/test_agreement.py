@@ -17,27 +17,8 @@ from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.graph import Tensor
 from harness.preparing import agreement
-from harness.preparing.agreement import MAX_DIFFERENCE, Agreement, NotCompared
-from harness.results.record import RecordedAgreement
+from harness.preparing.agreement import NotCompared
 from harness.task.shape import Shape
-
-
-def test_only_differences_beyond_rounding_are_wrong():
-    fine = Agreement({Shape(16, 1): 0.04, Shape(64, 1): MAX_DIFFERENCE})
-    assert fine.warning("deepsparse") == ""
-    assert fine.worst == Shape(64, 1)
-    assert Agreement.of(SimpleNamespace(agreement=RecordedAgreement.model_validate(fine.record()))) == fine
-    assert Agreement({Shape(16, 1): 0.04, Shape(64, 1): 0.43}, 16).warning("deepsparse") == (
-        "in batches of 64 x 1, deepsparse differs from ONNX Runtime by up to 43%, more than rounding explains: "
-        "use --set max_batch=16, which it computes correctly, or --engine onnxruntime."
-    )
-    assert Agreement({Shape(16, 1): 0.9}, at_once=4).warning("mine") == (
-        "in batches of 16 x 1, 4 at once, mine differs from ONNX Runtime by up to 90%, more than rounding explains: "
-        "use --set streams=1, with which it is correct, or --engine onnxruntime."
-    )
-    hopeless = Agreement({Shape(1, 384): 0.5, Shape(2, 128): 0.6}).warning("mine")
-    assert hopeless.startswith("in batches of 1 x 384, 2 x 128, mine differs from ONNX Runtime by up to 60%")
-    assert hopeless.endswith("rounding explains: use --engine onnxruntime.")
 
 
 class Reshaping(Engine):

@@ -123,7 +123,7 @@ def test_differences_are_flat_and_without_what_differs_in_every_run(runs):
     changes |= {"digests": {"mlperf_log_detail.txt": "ab"}, "reference": {"performance": "cd"}}
     changes |= {"limits": {"max_batch": 4, "max_tokens": 384, "measured": [[4, 384, 9.5]], "why": "as fast"}}
     changes |= {"streams": {"streams": 2, "why": "it takes 9 ms"}, "missed_target_qps": 8.5}
-    runs.add("b", changes=changes | {"machine/numa": 1})
+    runs.add("b", changes=changes | {"machine/numa": 1, "model/random": False})
     found = compare(find("a", runs.folder), find("b", runs.folder)).differences
     assert found == {"engine.threads": ("2", "4"), "engine.deep.er": ("[1, 2]", "[1, 3]"), "machine.numa": ("-", "1")}
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import RunFailed
 from harness.host.files import room_for, staging
-from harness.results.record import record_text
+from harness.results.parts import record_text
 from harness.running import places
 from harness.running.places import Places, write_json
 
