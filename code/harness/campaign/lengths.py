@@ -33,7 +33,7 @@ class Length:
     """The minimum duration of a performance run, by the rules or by a rehearsal's --duration."""
     min_count: int = 1
     counted: str = "samples"
-    """What ``min_count`` counts: samples or queries."""
+    """The unit of ``min_count``: samples or queries."""
 
     def __str__(self) -> str:
         """The duration: ``about 11 min 30 s``, or ``unknown`` if it depends only on an unknown rate."""

@@ -101,11 +101,11 @@ class DatasetEntry(_ManifestEntry):
 
     kind: Literal["dataset", "vocabulary"] = "dataset"
     urls: tuple[str, ...] = ()
-    """URLs for `harness data`; empty if it is shipped beside the manifest or located by ``variable``."""
+    """URLs for `harness data`; empty if it is shipped next to the manifest or located by ``variable``."""
     variable: str | None = None
     """The environment variable with the path of the user's copy."""
     shipped: str | None = None
-    """An identical file that is shipped beside the manifest."""
+    """An identical file that is shipped next to the manifest."""
     size: int | None = None
     samples: int | None = None
     official: bool = False
@@ -115,7 +115,7 @@ class DatasetEntry(_ManifestEntry):
 
 
 class FetchRecord(BaseModel):
-    """The record beside a fetched model."""
+    """The record next to a fetched model."""
 
     model_config = ConfigDict(frozen=True)
 

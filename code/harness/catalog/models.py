@@ -149,7 +149,7 @@ def _real(path: Path) -> Path:
     """The file behind a link.
 
     Raises:
-        ConfigError: its weights are in other files, which are not beside it.
+        ConfigError: its weights are in other files, which are not next to it.
     """
     real = path.resolve()
     if real.parent != path.parent.resolve() and any(not (real.parent / part).exists() for part in weight_files(real)):
@@ -233,7 +233,7 @@ def _known_by_content(file: IdentifiedModel) -> Model | None:
     for known in models:
         record = fetch_record(known.name) if known.entry.file is None else None
         if file.sha256 in (known.entry.sha256, record.sha256 if record else None):
-            # Publishers state the sha256 of the ONNX file: other weights beside it make it another model.
+            # Publishers state the sha256 of the ONNX file: other weights next to it make it another model.
             return None if _foreign_weights(file, record) else known.model(file, record)
     # A file made here is not a published model, and the MD5, which takes time, does not cover other files.
     if "tool" in file.metadata or weight_files(file.path):

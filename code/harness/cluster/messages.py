@@ -41,7 +41,7 @@ class Parcel:
     indices: Integers
     """(n,): the samples' indices in the data set."""
     samples: Mapping[str, Array] | None
-    """What `SampleLibrary.pack` returned for them; None if only indices are sent."""
+    """The result of `SampleLibrary.pack` for them; None if only indices are sent."""
 
 
 @dataclass(frozen=True)

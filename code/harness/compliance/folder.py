@@ -140,7 +140,7 @@ def _scores(score: Scorer, accuracy: Verdict, accuracy_log: Path, sampled: Path)
 
 
 def _sampled(folder: Path) -> Path:
-    """The accuracy log of TEST01; one beside the other logs is newer than one in accuracy/, unless they are equal."""
+    """The accuracy log of TEST01; one next to the other logs is newer than one in accuracy/, unless they are equal."""
     new, settled = folder / RUN_1 / ACCURACY, folder / "accuracy" / ACCURACY
     if new.is_file():
         return settled if settled.is_file() and filecmp.cmp(new, settled, shallow=False) else new

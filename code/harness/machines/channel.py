@@ -129,7 +129,7 @@ class Channel:
                 sizes = [_SIZE.unpack(self._next(_SIZE.size, poll))[0] for _ in range(count)]
                 body = self._next(size, poll)
                 self._received(pickle.loads(body, buffers=[self._next(each, poll) for each in sizes]))
-        except BaseException as error:  # noqa: BLE001  the test must not wait for ever
+        except BaseException as error:  # noqa: BLE001  the test must not wait forever
             if not self._closed:
                 self._ended(error)
         finally:

@@ -65,7 +65,7 @@ class Heartbeats:
         while not self.over.is_set():
             try:
                 self._look()
-            except Exception as error:  # noqa: BLE001  Ray raises many kinds; unwatched, a test could wait for ever
+            except Exception as error:  # noqa: BLE001  Ray raises many kinds; unwatched, a test could wait forever
                 if self.over.is_set():
                     return
                 for link in self._links:

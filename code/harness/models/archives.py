@@ -65,7 +65,7 @@ class _Member:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether to unpack a file; never if its name ends in .onnx, whatever its content."""
+    """Whether to unpack a file; never if its name ends in .onnx, regardless of its content."""
     if path.suffix == ".onnx":
         return False
     try:
@@ -83,7 +83,7 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, member: str | None, folder: Path, limit: int = MAX_UNPACKED_BYTES) -> IdentifiedModel:
-    """Unpack the ONNX file of a tar or zip archive, and the weight files beside it, into ``folder``.
+    """Unpack the ONNX file of a tar or zip archive, and the weight files next to it, into ``folder``.
 
     Raises:
         ConfigError: the archive is broken, too large, refers to files outside its folder, contains links or devices,
@@ -251,7 +251,7 @@ def _checked(archive: Path, found: Iterator[_Member], limit: int) -> dict[str, _
 
 
 def _choose(archive: Path, members: dict[str, _Member], wanted: str | None) -> str:
-    # Archives made on macOS contain a file ._NAME beside each file.
+    # Archives made on macOS contain a file ._NAME next to each file.
     models = sorted(
         name for name in members if name.endswith(".onnx") and not PurePosixPath(name).name.startswith("._")
     )

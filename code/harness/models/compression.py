@@ -52,7 +52,7 @@ def compress_file(
     samples: int,
     options: Mapping[str, str] | None = None,
 ) -> Compressed:
-    """Compress a model, given by name or path, into ``output``, and write the report beside it.
+    """Compress a model, given by name or path, into ``output``, and write the report next to it.
 
     ``options`` are benchmark settings that the file does not contain; they become part of its metadata.
 

@@ -106,7 +106,7 @@ def compare(a: Side, b: Side) -> Comparison:
 
 
 def _worse(a: Side, b: Side, rows: Sequence[MetricRow], verdict: SpeedVerdict) -> str:
-    """How B is worse: one of its runs is INVALID (even if one of A's is, too), or its speed or a score is lower."""
+    """How B is worse: one of its runs is INVALID (as A's may be as well), or its speed or a score is lower."""
     for name, record in zip(b.names, b.records, strict=True):
         if not record.valid:
             return f"{name} is INVALID"

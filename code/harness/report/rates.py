@@ -1,4 +1,4 @@
-"""Rate against latency: the rates that `harness tune` tested for a model in Server, beside the run's own."""
+"""Rate against latency: the rates that `harness tune` tested for a model in Server, next to the run's own."""
 
 from __future__ import annotations
 

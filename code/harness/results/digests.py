@@ -11,7 +11,7 @@ from harness.results.layout import BASELINE, COMPLIANCE, CONF, SCORES, VERIFY_AC
 from harness.results.record import Record
 
 _BESIDE = (SUMMARY, DETAIL, ACCURACY, SCORES, CONF)
-"""Files beside run.json."""
+"""Files next to run.json."""
 _OF_A_TEST = (VERIFY_ACCURACY, VERIFY_PERFORMANCE, *(f"accuracy/{n}" for n in (ACCURACY, SCORES, BASELINE, COMPLIANCE)))
 """Files of a compliance test, below the folder that holds performance/run_1."""
 

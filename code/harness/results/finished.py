@@ -205,7 +205,7 @@ def read(folder: Path, runs_dir: Path, trees: Iterable[Path]) -> Finished:
 
 
 def timeline(folder: Path, record: Record, runs_dir: Path) -> Timeline | None:
-    """The timeline of the run in that folder; an official result's is beside its record in ``runs_dir``."""
+    """The timeline of the run in that folder; an official result's is next to its record in ``runs_dir``."""
     found = _folder_with(TIMELINE, folder, record, runs_dir)
     return read_timeline(found) if found else None
 

@@ -17,11 +17,11 @@ from harness import paths
 from harness.errors import ConfigError
 
 RUN, CONF = "run.json", "user.conf"
-"""The record of a test, and the user.conf that LoadGen read; beside the logs in the repository."""
+"""The record of a test, and the user.conf that LoadGen read; next to the logs in the repository."""
 RUN_1 = Path("performance", "run_1")
 """The folder of a performance run's logs, below the results of a scenario or of a compliance test."""
 SCORES = "accuracy.txt"
-"""The score of an accuracy log, and the log's hash; beside the log."""
+"""The score of an accuracy log, and the log's hash; next to the log."""
 VERIFY_ACCURACY, VERIFY_PERFORMANCE = "verify_accuracy.txt", "verify_performance.txt"
 BASELINE, COMPLIANCE = "baseline_accuracy.txt", "compliance_accuracy.txt"
 """Scores of the accuracy run and of TEST01 for the same samples, if the responses differ."""
@@ -101,7 +101,7 @@ class Layout(ABC):
         """The description of how quantised models were calibrated."""
 
     def scenes(self) -> list[Scene]:
-        """The scenes that have results, in order; every folder counts, whatever its name."""
+        """The scenes that have results, in order; every folder counts, regardless of its name."""
         return sorted(
             Scene(*path.relative_to(self.root / "results").parts)
             for path in (self.root / "results").glob("*/*/*")

@@ -82,7 +82,7 @@ def check_accuracy(result: Result) -> Findings[None]:
 
 
 def check_scores(tree: Tree, folder: str, form: Form | None, sampled: bool = False) -> Findings[re.Match[str] | None]:
-    """Check accuracy.txt and the accuracy log beside it.
+    """Check accuracy.txt and the accuracy log next to it.
 
     ``sampled``: the log contains only sampled responses; then only the hash is required, and other lines may look like
     scores.
@@ -148,7 +148,7 @@ def _log(tree: Tree, path: str, digest: str | None) -> Findings[None]:
 
 
 def _hashed(path: str, content: bytes, digest: str | None) -> Findings[None]:
-    """The hash beside a truncated log must be that of the full log: recognise hashes of other content."""
+    """The hash next to a truncated log must be that of the full log: recognise hashes of other content."""
     others = {
         "the truncated log": content,
         "both ends of the log": content[:KEPT_BYTES] + content[-KEPT_BYTES:],

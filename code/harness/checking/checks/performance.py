@@ -13,7 +13,7 @@ from harness.rules.rounds import Rules
 from harness.scenarios.base import Scenario
 
 EXTRA = (TRACE, "results.json")
-"""Files beside LoadGen's logs that both official checkers allow."""
+"""Files next to LoadGen's logs that both official checkers allow."""
 _NO_AUDIT = {
     "effective_accuracy_log_rng_seed": 0,
     "effective_accuracy_log_probability": 0,

@@ -15,7 +15,7 @@ from harness.settings.advised import package_command
 _DOCUMENTS = (".md", ".pdf")
 _PLAIN = ("LICENSE", "NOTICE")
 _MEASURED = ("mlperf.conf",)
-"""Files that may be beside user.conf."""
+"""Files that may be next to user.conf."""
 _MOVE = "remove it, or move it to the right folder"
 
 
@@ -180,7 +180,7 @@ def _scenarios(package: Package, system: str, benchmark: str, known: str) -> Fin
             yield Problem(f"{folder}/{name}", "the scenario is not allowed here", cure)
     measured: dict[str, str] = {}
     for result in package.results():
-        # The official preprocess_submission.py puts inferred results beside measured ones: offline beside Offline.
+        # The official preprocess_submission.py puts inferred results next to measured ones: offline next to Offline.
         if (result.scene.system, result.scene.benchmark) == (system, benchmark) and not result.inference:
             first = measured.setdefault(result.filed, result.scene.scenario)
             if first != result.scene.scenario:
