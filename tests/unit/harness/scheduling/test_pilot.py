@@ -74,7 +74,7 @@ def test_a_long_wait_for_a_query_is_heard_of(monkeypatch):
     monkeypatch.setattr(pilot, "_BEAT_SECONDS", 0.001)
     heard = []
     late_queries(Scheduling(Slow()), INDICES, 50, 3, 0, lambda: heard.append(1))
-    assert len(heard) > 6
+    assert len(heard) > 3  # once for each query, and while it waits
 
 
 def test_a_failure_of_the_engine_ends_it():

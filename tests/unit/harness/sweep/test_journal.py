@@ -14,7 +14,7 @@ from harness.sweep.journal import key
 
 @pytest.fixture
 def settings() -> RunSettings:
-    return resolve(RunRequest(engine="null", use_tuned=False))
+    return resolve(RunRequest(engine="null", tuned=False))
 
 
 def other_results(settings: RunSettings, folder: Path, dataset: Path) -> Mapping[str, object]:
