@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.host import fingerprint
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -66,6 +68,12 @@ def case_graphs(cases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
     subprocess.run([sys.executable, str(script), str(models), str(folder)], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what another one read, possibly with a replaced function."""
+    monkeypatch.setattr(fingerprint, "_known", {})
 
 
 @pytest.fixture

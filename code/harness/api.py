@@ -11,15 +11,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from harness import paths
 from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
+from harness.host import console
+from harness.host.log_file import messages
 from harness.host.supervise import was_interrupted
 from harness.results.finished import TREES, Finished, read
 
-Outcome = Finished
-"""A run that ended, VALID or not: its record, metrics, latencies, LoadGen's values and its timeline."""
+
+@dataclass(frozen=True)
+class Outcome(Finished):
+    """A run that ended, VALID or not: its record, metrics, latencies, LoadGen's values, timeline and warnings."""
+
+    warnings: tuple[str, ...] = ()
+    """The warnings of the command, in order, such as one of too many threads."""
 
 
 def run(
@@ -41,6 +50,9 @@ def run(
     The arguments are the options of the command, with its defaults; ``options`` are those of `--set`, and ``duration``
     is in seconds. An engine may be "module:Class"; its module is found on this process's ``sys.path``.
 
+    The test's warnings are in the outcome. Once it has ended, even without a result, they are also logged as warnings
+    by the logger "harness", which prints them to stderr.
+
     Raises:
         ConfigError: a setting is wrong.
         RunFailed: the test did not complete, so there is no result.
@@ -53,33 +65,61 @@ def run(
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
     words += [f"--set={name}={_text(value)}" for name, value in (options or {}).items()]
     words += [] if tuned is None else ["--tuned" if tuned else "--no-tuned"]
-    code, out, err = _execute([sys.executable, "-m", "harness.cli", "run", "--json", *words])
-    logs = _logs_folder(out)
-    if code > 1 or logs is None:
-        raise _error(code, err)
-    return read(Path(logs), runs_dir or paths.ROOT / "build" / "runs", TREES)
+    ended = _execute(["run", "--json", *words])
+    logs = _logs_folder(ended.out)
+    for warning in ended.warnings:
+        console.warn(warning)
+    if ended.interrupted:
+        raise Interrupted(ended.error or f"interrupted: {'the test had just ended' if logs else 'nothing was kept'}.")
+    if ended.code > 1 or logs is None:
+        raise _error(ended)
+    finished = read(Path(logs), runs_dir or paths.ROOT / "build" / "runs", TREES)
+    return Outcome(**vars(finished), warnings=ended.warnings)
 
 
-def _execute(words: list[str]) -> tuple[int, str, str]:
-    """Run a command to its end; returns its exit code, stdout and stderr.
+@dataclass(frozen=True)
+class _Ended:
+    """A command that has ended."""
 
-    Raises:
-        Interrupted: the user interrupted it; the command cleans up first.
+    code: int
+    out: str
+    err: str
+    warnings: tuple[str, ...]
+    errors: tuple[str, ...]
+    interrupted: bool
+    """Whether the user interrupted this process meanwhile."""
+
+    @property
+    def error(self) -> str:
+        """Its last error; "" if it had none."""
+        return self.errors[-1] if self.errors else ""
+
+
+def _execute(words: list[str]) -> _Ended:
+    """Run a command of the harness to its end, also if this process is interrupted: the command then cleans up.
+
+    Its messages come from its log file. On stderr they can be coloured, since notebooks set FORCE_COLOR, and between
+    the lines of native code.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
-    ) as process:
-        try:
-            out, err = process.communicate()
-        except BaseException as error:
-            # A notebook is interrupted alone, without the processes that it started.
-            process.send_signal(signal.SIGINT)
-            err = process.communicate()[1]
-            if isinstance(error, KeyboardInterrupt):
-                raise Interrupted(_last_error(err) or "interrupted: the test had just ended.") from None
-            raise
-    return process.returncode, out, err
+    with TemporaryDirectory(prefix="harness-") as folder:
+        log = Path(folder) / "log"
+        command = [sys.executable, "-m", "harness.cli", f"--log-file={log}", *words]
+        interrupted = False
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+        ) as process:
+            try:
+                out, err = process.communicate()
+            except BaseException as error:
+                # A notebook is interrupted alone, without the processes that it started.
+                process.send_signal(signal.SIGINT)
+                out, err = process.communicate()
+                if not isinstance(error, KeyboardInterrupt):
+                    raise
+                interrupted = True
+        warnings, errors = (tuple(messages(log, level)) for level in ("WARNING", "ERROR"))
+    return _Ended(process.returncode, out, err, warnings, errors, interrupted)
 
 
 def _text(value: object) -> str:
@@ -94,14 +134,9 @@ def _logs_folder(out: str) -> str | None:
         return None
 
 
-def _error(code: int, err: str) -> HarnessError:
+def _error(ended: _Ended) -> HarnessError:
     """The error that ended a command, with the message that the command printed."""
-    message = _last_error(err) or err.strip() or f"the test ended with exit code {code} and printed no error."
+    code = ended.code
+    message = ended.error or ended.err.strip() or f"the test ended with exit code {code} and printed no error."
     kind = ConfigError if code == ConfigError.exit_code else Interrupted if was_interrupted(code) else RunFailed
     return kind(message)
-
-
-def _last_error(err: str) -> str:
-    """The last error that a command printed; "" if it printed none."""
-    errors = [line.removeprefix("error: ") for line in err.splitlines() if line.startswith("error: ")]
-    return errors[-1] if errors else ""

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.errors import ConfigError
 from harness.host.contents import EMPTY, look
+from harness.host.fingerprint import remembered
 
 # Numbers of protobuf fields, from onnx.proto.
 _GRAPH, _METADATA_PROPS = 7, 14  # of ModelProto
@@ -61,11 +62,11 @@ class Graph:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    metadata: dict[str, str]
+    metadata: Mapping[str, str]
     """The file's metadata_props."""
     weight_files: tuple[str, ...]
     """External files with the model's weights, relative to its folder."""
-    operators: dict[str, int] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
     """Number of nodes by operator, the most frequent first."""
 
 
@@ -100,6 +101,7 @@ class Nodes:
     """Types of the graph's inputs and outputs, as in onnx.TensorProto.DataType."""
 
 
+@remembered
 def read_graph(path: Path) -> Graph:
     """Read a file's graph, without weights in external files.
 
@@ -124,7 +126,8 @@ def read_graph(path: Path) -> Graph:
     return found
 
 
-def read_metadata(path: Path) -> dict[str, str]:
+@remembered
+def read_metadata(path: Path) -> Mapping[str, str]:
     """A file's metadata_props, without importing onnx, which is slow, or reading the weights, which may be large.
 
     Raises:
@@ -243,9 +246,10 @@ class _External:
     end: int
 
 
-def _external(path: Path) -> set[_External]:
+@remembered
+def _external(path: Path) -> frozenset[_External]:
     with _parsing(path), path.open("rb") as file:
-        return set(_places(file, "model", _size(file)))
+        return frozenset(_places(file, "model", _size(file)))
 
 
 def _places(file: IO[bytes], message: str, end: int, depth: int = 0) -> Iterator[_External]:

@@ -30,10 +30,21 @@ def test_the_example_of_the_document_runs(tmp_path, monkeypatch, capsys):
         assert outcome.values["effective_scenario"] == "Offline"
 
 
-def test_a_mistake_is_the_error_with_the_sentence_of_the_command(tmp_path):
+def test_a_mistake_is_the_error_with_the_sentence_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
     with pytest.raises(ConfigError, match=r"^unknown option 'max_bach' for engine null: did you mean 'max_batch'\?$"):
         run(engine="null", options={"max_bach": 2}, runs_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_warnings_of_the_test_and_of_its_process_are_in_the_outcome(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    conf = tmp_path / "user.conf"
+    conf.write_text("*.Offline.target_qps = 900\n*.Offline.target_qps = 1000\n")
+    outcome = run(engine="null", samples=8, duration=0.5, user_conf=conf, runs_dir=tmp_path / "runs")
+    assert any("target_qps" in warning and "user.conf" in warning for warning in outcome.warnings)
+    shown = capsys.readouterr().err
+    assert all(f"warning: {warning}" in shown for warning in outcome.warnings)
 
 
 def test_a_run_file_repeats_its_run(harness):

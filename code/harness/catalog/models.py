@@ -17,7 +17,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.graph import Graph, check_weights, listing, read_graph, read_metadata, weight_files
 from harness.host.digest import digest_of
 from harness.host.files import readable, user_path
-from harness.host.fingerprint import Fingerprint, combined
+from harness.host.fingerprint import Fingerprint, combined, remembered
 from harness.host.machine import multiplies_int8
 from harness.registry import BENCHMARKS
 
@@ -67,14 +67,19 @@ class IdentifiedModel:
         return read_graph(self.path)
 
     @cached_property
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> Mapping[str, str]:
         """Its metadata_props, read without onnx; ConfigError if it is not an ONNX model."""
         return read_metadata(self.path)
 
     @cached_property
     def md5(self) -> str:
         """Its MD5; the file is read again for it."""
-        return digest_of(self.path, "md5")
+        return _md5(self.path)
+
+
+@remembered
+def _md5(path: Path) -> str:
+    return digest_of(path, "md5")
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class KnownModel:
             benchmark=self.benchmark,
             sha256=_model_sha256(file.sha256, record.data if record else {}),
             remark=UNVERIFIED if unverified else "",
-            metadata=file.metadata,
+            metadata=dict(file.metadata),
             **facts,
         )
 
@@ -266,18 +271,18 @@ def _unknown(file: IdentifiedModel) -> Model:
         caveat=source if random else "",
         random=random,
         remark=_made_here(graph.metadata),
-        metadata=graph.metadata,
+        metadata=dict(graph.metadata),
     )
 
 
-def _retraining(metadata: dict[str, str]) -> str:
+def _retraining(metadata: Mapping[str, str]) -> str:
     """Whether training changed the weights: building and compressing in this project do not train."""
     if "training" in metadata:
         return f"Yes: {metadata['training']}"
     return "No" if "tool" in metadata else "unknown"
 
 
-def _made_here(metadata: dict[str, str]) -> str:
+def _made_here(metadata: Mapping[str, str]) -> str:
     """The remark for a file that was built, compressed or trained here."""
     if has_random_weights(metadata):
         return ""

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
+from harness.host.log_file import FORMATTER
 from harness.host.pace import Pace
 from harness.host.streams import open_console
 
@@ -107,9 +108,7 @@ def configure(output: Output) -> None:
         except OSError as error:
             why = f"--log-file {path} cannot be written ({error.strerror}): choose another place."
             raise ConfigError(why) from error
-        file.setFormatter(
-            logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-        )
+        file.setFormatter(FORMATTER)
         root.addHandler(file)
     _screen.setLevel(logging.DEBUG if output.verbose else logging.INFO)
     _output = output

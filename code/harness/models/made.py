@@ -43,6 +43,6 @@ def existing_metadata(path: Path) -> dict[str, str] | None:
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
     try:
-        return read_graph(path).metadata
+        return dict(read_graph(path).metadata)
     except ConfigError:
         return {}

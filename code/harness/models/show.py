@@ -125,7 +125,7 @@ def describe(name: str) -> ModelFacts:
         inputs=[str(tensor) for tensor in graph.inputs],
         outputs=[str(tensor) for tensor in graph.outputs],
         parameters=parameters(model),
-        operators=graph.operators,
+        operators=dict(graph.operators),
         weight_matrices=sparsity(model),
         settings=found.settings,
         metadata=found.metadata,

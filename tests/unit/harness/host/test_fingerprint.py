@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from hashlib import sha256
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from harness import paths
+from harness import graph, paths
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import FetchRecord
@@ -19,11 +21,12 @@ from harness.errors import ConfigError, RunFailed
 from harness.graph import weight_files
 from harness.host import fingerprint
 from harness.host.digest import sha256_of
-from harness.host.fingerprint import Fingerprint, check_unchanged
+from harness.host.fingerprint import FileStamp, Fingerprint, check_unchanged
 from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation
 from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
+from harness.sweep.journal import key
 
 
 @pytest.fixture
@@ -77,6 +80,91 @@ def test_an_unchanged_file_is_not_read_again(file, monkeypatch):
     before = Fingerprint.of(file)
     monkeypatch.setattr(fingerprint, "sha256_of", None)
     check_unchanged([before])
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The names of the files that are hashed, from here on."""
+    names = []
+    monkeypatch.setattr(fingerprint, "sha256_of", lambda path: (names.append(path.name), sha256_of(path))[1])
+    return names
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """A clock by which all files are old."""
+    monkeypatch.setattr(fingerprint.time, "time_ns", lambda: 2**62)
+
+
+@pytest.mark.parametrize("change", [edit, edit_and_reset_the_time, replace])
+def test_a_file_is_hashed_again_only_after_a_change(file, hashed, settled, change):
+    before = Fingerprint.of(file)
+    assert Fingerprint.of(file) == before
+    assert hashed == ["model.onnx"]
+    time.sleep(0.02)  # more than the resolution of the file system's times
+    change(file)
+    after = Fingerprint.of(file)
+    assert after.sha256 == sha256_of(file) != before.sha256
+    assert Fingerprint.of(file) == after
+    assert hashed == ["model.onnx"] * 2
+    with pytest.raises(RunFailed, match="changed while it was in use"):
+        check_unchanged([before])
+
+
+def test_a_file_that_was_only_touched_is_hashed_once_more(file, hashed, settled):
+    before = Fingerprint.of(file)
+    os.utime(file, (1, 1))
+    for _ in range(3):
+        check_unchanged([before])
+    assert hashed == ["model.onnx"] * 2
+
+
+def test_changes_within_the_resolution_of_the_times_are_found(file, monkeypatch):
+    def coarse(stat):
+        times = (ns // 10**9 // 2 for ns in (stat.st_mtime_ns, stat.st_ctime_ns))
+        return FileStamp(stat.st_dev, stat.st_ino, stat.st_size, *(two_seconds * 2 * 10**9 for two_seconds in times))
+
+    monkeypatch.setattr(FileStamp, "of", coarse)
+    for number in range(20):
+        content = b"%03d" % number
+        file.write_bytes(content)
+        assert Fingerprint.of(file).sha256 == sha256(content).hexdigest()
+
+
+def test_what_cannot_be_read_is_not_remembered(file, settled):
+    Fingerprint.of(file)
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        Fingerprint.of(file)
+
+
+def test_settings_of_many_tests_read_model_and_data_set_once(tmp_path, small_squad, hashed, settled, monkeypatch):
+    walks = []
+    places = graph._places
+    monkeypatch.setattr(
+        graph, "_places", lambda file, message, *rest: (walks.append(message), places(file, message, *rest))[1]
+    )
+    requests = [
+        RunRequest(engine="null", dataset=str(small_squad), use_tuned=False, options={"max_batch": str(batch)})
+        for batch in range(1, 6)
+    ]
+    known = [resolve(each) for each in requests]
+    assert len({str(key(each, None)) for each in known}) == 5
+    assert sorted(hashed) == [known[0].model.path.name, small_squad.name]
+    assert walks.count("model") == 1
+
+
+def test_settings_of_many_tests_read_a_model_by_its_path_once(tmp_path, hashed, settled, monkeypatch):
+    loaded = []
+    load = onnx.load
+    monkeypatch.setattr(onnx, "load", lambda path, **rest: (loaded.append(path), load(path, **rest))[1])
+    request = RunRequest(model=str(classifier(tmp_path / "a")), engine="null", use_tuned=False)
+    first, second = resolve(request), resolve(request)
+    assert first.model == second.model
+    assert (sorted(hashed), len(loaded)) == (["net.onnx", "weights.bin"], 1)
+    time.sleep(0.02)
+    classifier(tmp_path / "a", value=2.0)  # the graph is the same, and only the other file has changed
+    assert resolve(request).model.sha256 != first.model.sha256
 
 
 def test_a_folder_changes_with_the_names_in_it(tmp_path, file):

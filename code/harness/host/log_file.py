@@ -1,0 +1,25 @@
+"""The format of the file of --log-file: written by `harness.host.console`, and read back by `harness.api`."""
+
+import logging
+import re
+from pathlib import Path
+
+FORMATTER = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+_BEGINNING = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} ([A-Z]+) [^:\n]*: ")
+
+
+def messages(path: Path, level: str) -> list[str]:
+    """The messages of a level, such as "WARNING", in order; each may have several lines; [] if there is no file.
+
+    Raises:
+        OSError: the file exists, but cannot be read.
+    """
+    if not path.exists():
+        return []
+    found: list[tuple[str, list[str]]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if beginning := _BEGINNING.match(line):
+            found.append((beginning[1], [line[beginning.end() :]]))
+        elif found:
+            found[-1][1].append(line)
+    return ["\n".join(lines).rstrip() for name, lines in found if name == level]
