@@ -32,6 +32,7 @@ from harness.catalog.models import model_file
 from harness.engines.base import find_engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_toml, user_path
+from harness.host.validation import first_error
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.settings.identity import options_to_repeat
@@ -274,10 +275,9 @@ def _request(where: str, fields: Mapping[str, object], options: Mapping[str, str
     try:
         return _REQUEST.validate_python({**fields, "options": options})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = next((key for key, field in KEYS.items() if field == first["loc"][0]), str(first["loc"][0]))
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise ConfigError(f"{where}{key} = {first['input']}: {reason}.") from None
+        first = first_error(error)
+        key = next((key for key, field in KEYS.items() if field == first.key), first.key)
+        raise ConfigError(f"{where}{key} = {first.value}: {first.reason}.") from None
 
 
 _REQUEST = TypeAdapter(RunRequest)
