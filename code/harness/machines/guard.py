@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_CHILD_SUBREAPER = 36
 _LOCK = threading.Lock()
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
