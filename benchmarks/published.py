@@ -28,7 +28,7 @@ from harness.errors import did_you_mean
 from harness.graph import read_graph
 from harness.host import console
 from harness.host.machine import core_count, cpu_model
-from harness.models.build import build
+from harness.models.build import BuildRequest, build
 from harness.registry import installed
 from harness.settings.fastest import FORM
 from harness.task.shape import Shape
@@ -48,7 +48,7 @@ def find_file(name: str) -> tuple[Path, str]:
     made = read_graph(path).metadata if path.is_file() else {}
     if not _as_built(made, entry.recipe or CompressionRecipe(precision=entry.precision), PUBLISHED[name].engine):
         console.note(f"building {name} with random weights ...")
-        path = build(name, "random", None, 0)
+        path = build(BuildRequest(name, "random"))
     pruned = "sparsity" in find_model(str(path)).metadata
     return path, "weights, and which of them are zeros" if pruned else "weights"
 

@@ -4,18 +4,19 @@ The file is read without onnx, and only a sample of each weight, so that even gi
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.graph import Nodes, Weight, read_nodes, relative
+from harness.graph import Weight, read_nodes, relative
 from harness.host.files import readable
 
-PRODUCTS = {  # operator: (input that may be a weight, input with its zero point)
+_PRODUCTS = {  # operator: (input that may be a weight, input with its zero point)
     "Conv": ((1, None),),
     "ConvInteger": ((1, 3),),
     "ConvTranspose": ((1, None),),
@@ -25,18 +26,18 @@ PRODUCTS = {  # operator: (input that may be a weight, input with its zero point
     "QLinearConv": ((3, 5),),
     "QLinearMatMul": ((0, 2), (3, 5)),
 }
-"""Matrix products and convolutions."""
-SAME_VALUES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}
-"""Operators that change no value of their first input."""
 _TYPES = {  # by their numbers in onnx.TensorProto.DataType
     **{1: ("float", "<f4"), 2: ("uint8", "u1"), 3: ("int8", "i1"), 6: ("int32", "<i4"), 10: ("float16", "<f2")},
     **{11: ("double", "<f8"), 16: ("bfloat16", "<u2")},
 }
 _QUANTISE = ("QuantizeLinear", "DequantizeLinear")
-_SAME_ZEROS = (*SAME_VALUES, "Cast", *_QUANTISE)
-_MAX_DIMENSION = 2**40  # a damaged file may state larger ones
-_MAX_STEPS = 16  # nodes between a product and its weight; a damaged graph may have a cycle
-_SLICES, _SLICE = 8, 4096  # slices read from a weight, and bytes per slice
+_SAME_ZEROS = ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Cast", *_QUANTISE)
+_MAX_DIMENSION = 2**40  # elements of a dimension; a damaged file may state more
+_MAX_STEPS = 16  # from node to node, from a product back to its weight; a damaged graph may have a cycle
+_SLICES, _SLICE = 8, 4096  # slices that are read of a weight, and the bytes of each
+
+GraphNode: TypeAlias = tuple[str, Sequence[str], Sequence[str]]
+"""Operator, inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,12 @@ def read_arithmetic(path: Path) -> Arithmetic:
     graph = read_nodes(path)
     kinds: Counter[str] = Counter()
     zeros = 0.0
-    for kind, weight, zero_point in _weights(graph):
-        count = prod(weight.dims)
-        kinds[kind] += count
-        zeros += count * _zeros(path, weight, zero_point)
+    for found in product_weights(graph.nodes, graph.weights):
+        if max(found.weight.dims) > _MAX_DIMENSION:
+            continue
+        count = prod(found.weight.dims)
+        kinds["dequantised" if found.converted else "integer" if found.integer else "float"] += count
+        zeros += count * _zeros(path, found.weight, found.zero_point)
     numbers = graph.type_numbers | {weight.type_number for weight in graph.weights.values()}
     total = max(kinds.total(), 1)
     return Arithmetic(
@@ -80,15 +83,42 @@ def read_arithmetic(path: Path) -> Arithmetic:
     )
 
 
-def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
-    """The weights of products, each as (kind: integer, dequantised or float; the weight; its zero point or None)."""
-    producers = {outputs[0]: (operator, inputs) for operator, inputs, outputs in graph.nodes if outputs}
+class HasDims(Protocol):
+    """A weight, whatever holds its values."""
+
+    @property
+    def dims(self) -> Sequence[int]:
+        """Its shape."""
+
+
+W = TypeVar("W", bound=HasDims)
+
+
+@dataclass(frozen=True)
+class ProductWeight(Generic[W]):
+    """A weight of matrix products or convolutions, from which they compute without changing its zeros."""
+
+    weight: W
+    operator: str
+    """The operator of the first product with it."""
+    integer: bool
+    """Whether that operator computes with integers."""
+    converted: str
+    """The output of the QuantizeLinear or DequantizeLinear that reads it; "" if none does."""
+    zero_point: W | None
+    """The constant that it is compared with for zeros; None for 0."""
+
+
+def product_weights(nodes: Iterable[GraphNode], weights: Mapping[str, W]) -> Iterator[ProductWeight[W]]:
+    """The weights of the products among ``nodes``, each once; those of one dimension do not count."""
+    nodes = list(nodes)
+    producers = {outputs[0]: (operator, inputs) for operator, inputs, outputs in nodes if outputs}
     seen = set()
-    for operator, inputs, _ in graph.nodes:
-        for number, zero_number in PRODUCTS.get(operator, ()):
+    for operator, inputs, _ in nodes:
+        for number, zero_number in _PRODUCTS.get(operator, ()):
             if number >= len(inputs):
                 continue
-            name, dequantised = inputs[number], False
+            name, converted = inputs[number], ""
             zero = inputs[zero_number] if zero_number is not None and zero_number < len(inputs) else ""
             for _ in range(_MAX_STEPS):
                 made = producers.get(name)
@@ -97,16 +127,13 @@ def _weights(graph: Nodes) -> Iterator[tuple[str, Weight, Weight | None]]:
                 if made[0] in _QUANTISE:
                     # A weight that the graph itself quantises is stored in floating point, where zero is 0.
                     zero = made[1][2] if made[0] == "DequantizeLinear" and len(made[1]) > 2 else ""
-                    dequantised = True
+                    converted = name
                 name = made[1][0]
-            weight = graph.weights.get(name)
+            weight = weights.get(name)
             if weight is None or name in seen or len(weight.dims) < 2:
                 continue
             seen.add(name)
-            if max(weight.dims) > _MAX_DIMENSION:
-                continue
-            kind = "dequantised" if dequantised else "integer" if zero_number is not None else "float"
-            yield kind, weight, graph.weights.get(zero)
+            yield ProductWeight(weight, operator, zero_number is not None, converted, weights.get(zero))
 
 
 def _zeros(path: Path, weight: Weight, zero_point: Weight | None) -> float:

@@ -12,7 +12,7 @@ from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
 from harness.host.digest import sha256_of
-from harness.host.download import download
+from harness.host.download import RemoteFile, download
 from harness.host.files import readable, staging, user_path
 from harness.host.fingerprint import Fingerprint, combined
 from harness.registry import BENCHMARKS
@@ -75,7 +75,7 @@ def _fetched(name: str, benchmark: str, entry: DatasetEntry) -> Path:
             shutil.copyfile(shipped, room / target.name)
             (room / target.name).replace(target)
     else:
-        download(entry.urls, target, sha256=entry.sha256, size=entry.size, description=name)
+        download(RemoteFile(entry.urls, sha256=entry.sha256, size=entry.size), target, description=name)
     return target
 
 

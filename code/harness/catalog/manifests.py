@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.errors import ConfigError, did_you_mean
 from harness.host.fingerprint import Fingerprint
+from harness.host.validation import first_error
 from harness.registry import BENCHMARKS, LIBRARIES
 
 
@@ -250,6 +251,5 @@ def _manifest(path: Path, entry: type[_E]) -> dict[str, _E]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}, {error.title} '{where}': {first['msg']}.") from error
+        first = first_error(error)
+        raise ConfigError(f"{path}, {error.title} '{first.where}': {first.message}.") from error

@@ -1,25 +1,20 @@
 """`harness cluster`: starts, stops and checks the machines that form one system."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
-from harness.host import console
-
-if TYPE_CHECKING:
-    from harness.machines.check import ClusterFinding
+from harness.host import console, findings
 
 cluster_app = typer.Typer(
     help="Start, stop or check the machines of a cluster, which form one system (docs/cluster.md).",
     no_args_is_help=True,
 )
 HostsFile = Annotated[str, typer.Argument(metavar="HOSTS", help="The hosts file, such as hosts.toml.")]
-_STYLES = {"good": "green", "warning": "yellow", "bad": "bold red"}
 
 
 @cluster_app.command("up")
@@ -66,19 +61,11 @@ def check(
     from harness.machines.installed import INSTALLED, installed
 
     with on_interrupt("nothing was changed."), console.Progress("checking", unit="nodes") as bar:
-        lines = examining.check(read(hosts), installed(), INSTALLED, bar.advance)
-    blocked = any(line.level == examining.BAD for line in lines)
+        found = examining.check(read(hosts), installed(), INSTALLED, bar.advance)
     if as_json:
-        console.print_json({"good": not blocked, "findings": [asdict(line) for line in lines]})
+        console.print_json(findings.as_json(found))
     else:
-        _show(lines)
-        console.out.print(examining.summary(lines))
-    raise typer.Exit(blocked)
-
-
-def _show(lines: "Sequence[ClusterFinding]") -> None:
-    width = max((len(line.node) for line in lines), default=0)
-    about = max((len(line.subject) for line in lines), default=0)
-    for line in lines:
-        text = f"{line.node:{width}}  {line.subject:{about}}  {line.what}" + (f" -> {line.cure}" if line.cure else "")
-        console.out.print(Text.assemble((f"{line.level:7}  ", _STYLES[line.level]), text))
+        for level, text in findings.lines(found):
+            console.out.print(Text.assemble((f"{level:7}  ", findings.STYLES[level]), text))
+        console.out.print(findings.summary(found))
+    raise typer.Exit(findings.blocked(found))

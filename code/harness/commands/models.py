@@ -175,12 +175,11 @@ def models_build(
     as_json: AsJson = False,
 ) -> None:
     """Build a published model: its architecture with random weights or a checkpoint's, then its compression."""
-    from harness.models.build import build
+    from harness.models.build import BuildRequest, build
 
+    request = BuildRequest(name, weights, output, seed, dense, dataset, samples, engine, images)
     with on_interrupt("nothing was written."):
-        path = build(
-            name, weights, output, seed, dense=dense, dataset=dataset, samples=samples, engine=engine, images=images
-        )
+        path = build(request)
     if as_json:
         console.print_json({"name": name, "weights": weights, "path": path})
     else:

@@ -84,7 +84,7 @@ def models_train(
         raise ConfigError(f"--start {start}: choose from {', '.join(_STARTS)}.")
     _check_torch()
     from harness.training.recipe import read_recipe
-    from harness.training.state import Checkpoints
+    from harness.training.state import CheckpointFolder
     from harness.training.train import TrainingRequest, model_path, train
 
     chosen = read_recipe(recipe)
@@ -98,7 +98,7 @@ def models_train(
     try:
         trained = train(training)
     except KeyboardInterrupt:
-        kept = Checkpoints(path, {}).path.exists()
+        kept = CheckpointFolder(path).path.exists()
         what = "the newest checkpoint was kept; the same command continues from it" if kept else "nothing was kept"
         raise Interrupted(f"interrupted: {what}.") from None
     _show(trained, as_json)

@@ -16,11 +16,10 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.doctor import environment, folders, installation
-from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 from harness.errors import HarnessError, os_words
+from harness.host import findings
+from harness.host.findings import BAD, STYLES, WARNING, Finding
 from harness.paths import CHECKOUT, ROOT
-
-_STYLES = {GOOD: "green", WARNING: "yellow", BAD: "bold red"}
 
 Check = tuple[str, Callable[[], Iterator[Finding]]]
 
@@ -66,39 +65,22 @@ def look(wanted: list[Check], done: Callable[[], object] = lambda: None) -> list
     return found
 
 
-def summary(found: list[Finding]) -> str:
-    """The last line."""
-    bad, warnings = (sum(finding.level == level for finding in found) for level in (BAD, WARNING))
-    words = f"{warnings} warning{'' if warnings == 1 else 's'}"
-    if bad:
-        return f"{bad} bad, {words}: fix the errors first."
-    return f"nothing blocks a run; {words}."
-
-
-def lines(found: list[Finding]) -> list[tuple[str, str]]:
-    """Level and text of each line."""
-    width = max((len(finding.subject) for finding in found), default=0)
-    return [(f.level, f"{f.subject:{width}}  {f.what}" + (f" -> {f.cure}" if f.cure else "")) for f in found]
-
-
 def examine(official: bool = False, as_json: bool = False) -> int:
     """Run the checks and print the findings.
 
     Returns:
         1 if something blocks a run, else 0.
     """
-    wanted = checks(official)
-    with _progress(len(wanted)) as done:
-        found = look(wanted, done)
-    blocked = any(finding.level == BAD for finding in found)
+    made = checks(official)
+    with _progress(len(made)) as done:
+        found = look(made, done)
     if as_json:
-        records = [finding._asdict() for finding in found]
-        _print("", json.dumps({"good": not blocked, "findings": records}, indent=2))
+        _print("", json.dumps(findings.as_json(found), indent=2))
     else:
-        for level, text in lines(found):
+        for level, text in findings.lines(found):
             _print(level, text)
-        _print("", summary(found))
-    return 1 if blocked else 0
+        _print("", findings.summary(found))
+    return 1 if findings.blocked(found) else 0
 
 
 def main() -> int:
@@ -139,7 +121,7 @@ def _print(level: str, text: str) -> None:
         return
     from rich.text import Text
 
-    console.out.print(Text.assemble((f"{level:7}  ", _STYLES[level]), text) if level else Text(text))
+    console.out.print(Text.assemble((f"{level:7}  ", STYLES[level]), text) if level else Text(text))
 
 
 @contextmanager

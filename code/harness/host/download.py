@@ -43,25 +43,34 @@ class _UrlRejected(Exception):
     """This URL will not deliver the file."""
 
 
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file on one or several servers, and how to recognise it."""
+
+    urls: Sequence[str]
+    sha256: str | None = None
+    md5: str | None = None
+    """Used only without a `sha256`."""
+    size: int | None = None
+    """In bytes."""
+    authorization: str | None = None
+    """The request header of that name; servers that a URL redirects to do not get it."""
+
+
 def download(
-    urls: Sequence[str] | str,
+    file: RemoteFile,
     destination: Path,
     *,
-    sha256: str | None = None,
-    md5: str | None = None,
-    size: int | None = None,
     description: str | None = None,
     cure: str | None = None,
-    authorization: str | None = None,
     limits: TransferLimits = _LIMITS,
     backoff: Sequence[float] = _BACKOFF_S,
 ) -> Path:
-    """Download the file with this `sha256`, or else `md5`, (and `size` in bytes) from the first URL that delivers it.
+    """Download the file with this checksum and size from the first URL that delivers it.
 
     Without a checksum only the length given by the server is checked: the caller must check the content. A server that
     exceeds the `limits` is abandoned. `backoff` is the seconds before each retry of a URL, `cure` the advice to the
-    user when no URL delivers. `authorization` is the header of that name; servers that a URL redirects to do not get
-    it. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
+    user when no URL delivers. An interrupted download leaves ``<destination>.part`` and resumes from there next time.
 
     Raises:
         ConfigError: `destination` is a different file, or a URL is not http(s).
@@ -69,24 +78,23 @@ def download(
         RunFailed: the file cannot be stored.
         ValueError: no URL is given, or a checksum is malformed.
     """
-    urls = [urls] if isinstance(urls, str) else list(urls)
-    known = ("sha256", sha256) if sha256 is not None else ("md5", md5)
+    known = ("sha256", file.sha256) if file.sha256 is not None else ("md5", file.md5)
     checksum = None if known[1] is None else _Checksum(known[0], known[1].lower())
-    if not urls:
+    if not file.urls:
         raise ValueError(f"no URL given for {destination}")
-    for url in urls:
+    for url in file.urls:
         if not re.match(r"https?://[^/]", url, re.IGNORECASE):
             raise ConfigError(f"cannot download from {url!r}: only http:// and https:// URLs are allowed.")
     name = description or destination.name
-    job = _Job(destination, checksum, size, limits, tuple(backoff), cure, authorization)
+    job = _Job(file, destination, checksum, limits, tuple(backoff), cure)
     try:
         if _is_there(destination, checksum):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
         with download_lock(destination):
             if not _is_there(destination, checksum):
-                with on_interrupt(job.kept()), console.Progress(name, total=size, unit="B") as bar:
-                    job.run(urls, bar)
+                with on_interrupt(job.kept()), console.Progress(name, total=file.size, unit="B") as bar:
+                    job.run(bar)
     except OSError as error:  # from the disk: network errors have become the reasons in a RunFailed
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunFailed(
@@ -154,22 +162,21 @@ def download_lock(destination: Path) -> Iterator[None]:
 
 @dataclass
 class _Job:
+    file: RemoteFile
     destination: Path
     checksum: _Checksum | None
-    size: int | None
     limits: TransferLimits
     backoff: tuple[float, ...]
     cure: str | None
-    authorization: str | None
 
     def __post_init__(self) -> None:
         self.part = self.destination.with_name(self.destination.name + ".part")
         self.about = self.destination.with_name(self.destination.name + ".part.json")
 
-    def run(self, urls: Sequence[str], bar: console.Progress) -> None:
+    def run(self, bar: console.Progress) -> None:
         """Try one URL after the other, and move the verified file to its destination."""
         reasons = []
-        for url in urls:
+        for url in self.file.urls:
             try:
                 self._fetch(url, bar)
             except _UrlRejected as reason:
@@ -206,7 +213,7 @@ class _Job:
                 usable = about[self.checksum.algorithm] == self.checksum.digest
             else:  # only the server can say whether a part belongs to the same file
                 usable = about["url"] == url and bool(about["validator"])
-            usable = usable and (self.size is None or self.stored() <= self.size)
+            usable = usable and (self.file.size is None or self.stored() <= self.file.size)
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             usable = False
         if usable:
@@ -224,7 +231,7 @@ class _Job:
             afresh = afresh or start == 0
             bar.start_from(start)
             try:
-                if start == 0 or start != self.size:
+                if start == 0 or start != self.file.size:
                     self._stream(url, start, known, bar)
             except _AttemptFailed as lost:
                 if self.stored() >= furthest + _PROGRESS_BYTES:
@@ -250,8 +257,8 @@ class _Job:
 
     def _stream(self, url: str, start: int, known: dict[str, Any], bar: console.Progress) -> None:
         headers = {"Accept-Encoding": "identity"}
-        if self.authorization:
-            headers["Authorization"] = self.authorization
+        if self.file.authorization:
+            headers["Authorization"] = self.file.authorization
         if start:
             headers["Range"] = f"bytes={start}-"
             if known.get("url") == url and known.get("validator"):
@@ -325,11 +332,11 @@ class _Job:
 
     def _size(self, stated: int | None) -> int | None:
         """The size of the file; ``stated`` is the size by the server, None if it gives none."""
-        if self.size is not None and stated not in (None, self.size):
-            raise _UrlRejected(f"the server's file has {stated:,} bytes instead of {self.size:,}")
-        if self.size is None and (stated or 0) > self.limits.size:
+        if self.file.size is not None and stated not in (None, self.file.size):
+            raise _UrlRejected(f"the server's file has {stated:,} bytes instead of {self.file.size:,}")
+        if self.file.size is None and (stated or 0) > self.limits.size:
             raise _UrlRejected(f"the server's file has {stated:,} bytes, more than the limit of {self.limits.size:,}")
-        return self.size if stated is None else stated
+        return self.file.size if stated is None else stated
 
     def _store(self, reply: Reply, start: int, total: int | None, bar: console.Progress) -> None:
         bar.update(total=total, note="")

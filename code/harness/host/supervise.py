@@ -7,7 +7,6 @@ nothing, since native code can exit with any.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from harness.errors import HarnessError, os_words
 from harness.host import console
+from harness.host.parent import end_with_parent
 from harness.host.streams import keep_streams
 
 INTERRUPTED = 130
@@ -236,7 +236,7 @@ def _silence(promised: float, reported: bool) -> str:
 
 
 def _child(parent: int, task: bytes, heartbeat: Heartbeat, output: console.Output) -> None:
-    _end_with(parent)
+    end_with_parent(parent)  # its thread waits for this process, and so ends only with its process
     keep_streams()
     code = 1
     try:
@@ -264,20 +264,6 @@ def _child(parent: int, task: bytes, heartbeat: Heartbeat, output: console.Outpu
         heartbeat.end()
         # LoadGen's thread may wait forever for a sample that was never answered.
         os._exit(code)
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with(parent: int) -> None:
-    """Let the kernel kill this process when the thread that started it ends, even if native code never returns.
-
-    That thread waits for this process, so it only ends with its process.
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it had ended before
-        os._exit(1)
 
 
 def _death(code: int, doing: str) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import pickle
 import queue
-import signal
 import socket
 import threading
 import time
@@ -25,6 +23,7 @@ from harness.cluster.local_link import find_prepare
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.cluster.node import Node
 from harness.errors import RunFailed
+from harness.host.parent import end_with_parent
 from harness.host.usage import Reading, cpu_quota, reading, usable
 from harness.machines import files
 from harness.machines.channel import Acceptor, Channel
@@ -61,7 +60,7 @@ class NodeActor:
     def __init__(self) -> None:
         # Ray sets this variable, but the harness chooses the engine's threads.
         os.environ.pop("OMP_NUM_THREADS", None)
-        _end_with_parent()
+        end_with_parent()  # its raylet
         self._node: Node | None = None
         self._files: _ReceivedFile | None = None
         self._channel: Channel | None = None
@@ -191,7 +190,7 @@ class Sentinel:
     """A process beside a node's process, which answers even while an engine holds the GIL there."""
 
     def __init__(self) -> None:
-        _end_with_parent()
+        end_with_parent()  # its raylet
 
     def beat(self, *pids: int) -> bool:
         """Whether the processes of the node and its raylet exist and are not stopped; id 0 (unknown) is skipped."""
@@ -242,9 +241,3 @@ class _ReceivedFile:
         self._thread.join()
         if self._error:
             raise self._error
-
-
-def _end_with_parent() -> None:
-    """Make the kernel kill this process when its raylet ends, even if it is stopped then."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

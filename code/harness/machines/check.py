@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
 
 from harness.errors import HarnessError
+from harness.host.findings import BAD, GOOD, WARNING, Finding
 from harness.host.usage import CoreUse, Reading
 from harness.machines.actor_link import RayLink
 from harness.machines.hosts import Hosts
 from harness.machines.ray_link import RayCluster
 
-GOOD, WARNING, BAD = "good", "warning", "bad"
 _ROUND_TRIPS = 100
 _PAYLOAD_BYTES = 16 << 20  # to measure bandwidth
 _MAX_ROUND_TRIP_SECONDS = 0.003  # the delay that a cluster may add to a single query
@@ -39,18 +39,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class ClusterFinding:
-    """One finding."""
-
-    level: str
-    node: str
-    """"" for all nodes together."""
-    subject: str
-    what: str
-    cure: str = ""
-
-
-@dataclass(frozen=True)
 class NodeMeasurements:
     """Measurements between the driver and one node."""
 
@@ -70,7 +58,7 @@ class NodeMeasurements:
     """Cores that the node may use."""
 
 
-def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> list[ClusterFinding]:
+def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> list[Finding]:
     """Connect to all nodes, compare and measure; ``done`` is called after each node.
 
     ``mine`` are the facts about this machine; ``facts`` is the function that returns a node's, as "module:function".
@@ -87,7 +75,7 @@ def check(hosts: Hosts, mine: Facts, facts: str, done: Callable[[], object]) -> 
                 found[link.name] = link.call(60.0, "facts", module, function)
                 lines += of_node(link.name, found[link.name], mine, measure(link))
             except HarnessError as error:
-                lines.append(ClusterFinding(BAD, link.name, "node", str(error)))
+                lines.append(Finding(BAD, "node", str(error), node=link.name))
             done()
         return [*lines, *between(found)]
     finally:
@@ -130,75 +118,68 @@ def measure(link: RayLink) -> NodeMeasurements:
     )
 
 
-def of_node(name: str, theirs: Facts, mine: Facts, measured: NodeMeasurements) -> list[ClusterFinding]:
+def of_node(name: str, theirs: Facts, mine: Facts, measured: NodeMeasurements) -> list[Finding]:
     """The findings about one node."""
-    lines = [ClusterFinding(GOOD, name, "machine", f"{theirs.host}: {theirs.cpu}, {theirs.cores} cores")]
+    lines = [*_of_software(theirs, mine), *_of_network(measured), *_of_machine(measured)]
+    return [line._replace(node=name) for line in lines]
+
+
+def _of_software(theirs: Facts, mine: Facts) -> list[Finding]:
+    lines = [Finding(GOOD, "machine", f"{theirs.host}: {theirs.cpu}, {theirs.cores} cores")]
     if theirs.code == mine.code:
-        lines.append(ClusterFinding(GOOD, name, "code", f"same as here ({mine.code[:12]})"))
+        lines.append(Finding(GOOD, "code", f"same as here ({mine.code[:12]})"))
     else:
         what = f"{theirs.code[:12]} instead of {mine.code[:12]}"
-        lines.append(ClusterFinding(BAD, name, "code", what, "check out the same commit there"))
+        lines.append(Finding(BAD, "code", what, "check out the same commit there"))
     other = [
         f"{package} {theirs.versions.get(package, 'missing')} instead of {version}"
         for package, version in mine.versions.items()
         if theirs.versions.get(package) != version
     ]
     if other:
-        lines.append(
-            ClusterFinding(BAD, name, "versions", ", ".join(other), "install the same: `make setup CLUSTER=1`")
-        )
+        lines.append(Finding(BAD, "versions", ", ".join(other), "install the same: `make setup CLUSTER=1`"))
     else:
-        lines.append(ClusterFinding(GOOD, name, "versions", "same as here"))
+        lines.append(Finding(GOOD, "versions", "same as here"))
     differing = [model for model, digest in mine.models.items() if theirs.models.get(model, "") not in ("", digest)]
     if differing:
         what = f"other files for {', '.join(differing)}"
-        lines.append(
-            ClusterFinding(WARNING, name, "models", what, "copy the files, or each run sends them, which takes time")
-        )
-    lines += _of_network(name, measured)
-    return [*lines, *_of_machine(name, measured)]
+        lines.append(Finding(WARNING, "models", what, "copy the files, or each run sends them, which takes time"))
+    return lines
 
 
-def _of_network(name: str, measured: NodeMeasurements) -> list[ClusterFinding]:
+def _of_network(measured: NodeMeasurements) -> list[Finding]:
     slow = measured.round_trip > _MAX_ROUND_TRIP_SECONDS
     trip = f"{measured.round_trip * 1e3:.2f} ms, the slowest of a hundred {measured.slow_trip * 1e3:.2f} ms"
     cure = "use a faster network: Server's queries have less time left" if slow else ""
     carried = f"{measured.sending / 1e6:,.0f} MB/s to it, {measured.receiving / 1e6:,.0f} MB/s from it"
     return [
-        ClusterFinding(WARNING if slow else GOOD, name, "round trip", trip, cure),
-        ClusterFinding(GOOD, name, "bandwidth", carried),
+        Finding(WARNING if slow else GOOD, "round trip", trip, cure),
+        Finding(GOOD, "bandwidth", carried),
     ]
 
 
-def _of_machine(name: str, measured: NodeMeasurements) -> list[ClusterFinding]:
+def _of_machine(measured: NodeMeasurements) -> list[Finding]:
     lines = []
     if abs(measured.ahead) > _MAX_CLOCK_SECONDS:
         what = f"{abs(measured.ahead):.2f} s {'ahead of' if measured.ahead > 0 else 'behind'} this machine's"
-        lines.append(ClusterFinding(WARNING, name, "clock", what, "synchronise it (NTP, PTP)"))
+        lines.append(Finding(WARNING, "clock", what, "synchronise it (NTP, PTP)"))
     else:
-        lines.append(ClusterFinding(GOOD, name, "clock", f"{measured.ahead * 1e3:+.1f} ms from this machine's"))
+        lines.append(Finding(GOOD, "clock", f"{measured.ahead * 1e3:+.1f} ms from this machine's"))
     busy = measured.lost_cores > 0.05 * measured.cores
     what = f"other processes use {measured.lost_cores:.2f} of {measured.cores:g} cores"
-    lines.append(ClusterFinding(WARNING if busy else GOOD, name, "other processes", what, "stop them" if busy else ""))
+    lines.append(Finding(WARNING if busy else GOOD, "other processes", what, "stop them" if busy else ""))
     return lines
 
 
-def between(found: dict[str, Facts]) -> list[ClusterFinding]:
+def between(found: dict[str, Facts]) -> list[Finding]:
     """The findings about all nodes together."""
     if not found:
         return []
     cores = {facts.cores for facts in found.values()}
     cpus = {facts.cpu for facts in found.values()}
     total = sum(facts.cores for facts in found.values())
-    lines = [ClusterFinding(GOOD, "", "nodes", f"{len(found)} with {total} cores")]
+    lines = [Finding(GOOD, "nodes", f"{len(found)} with {total} cores", node="")]
     if len(cores) > 1 or len(cpus) > 1:
         what = "the machines differ: each gets samples in proportion to its measured rate"
-        lines.append(ClusterFinding(WARNING, "", "nodes", what, "describe each kind in the system description"))
+        lines.append(Finding(WARNING, "nodes", what, "describe each kind in the system description", ""))
     return lines
-
-
-def summary(lines: Sequence[ClusterFinding]) -> str:
-    """The last line of the output."""
-    bad, warnings = (sum(line.level == level for line in lines) for level in (BAD, WARNING))
-    words = f"{warnings} warning{'' if warnings == 1 else 's'}"
-    return f"{bad} bad, {words}: fix the errors first." if bad else f"nothing blocks a run; {words}."

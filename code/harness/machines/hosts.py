@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from harness.errors import ConfigError
 from harness.host.files import read_toml
+from harness.host.validation import first_error
 from harness.paths import ROOT
 
 LOCAL = "local:"
@@ -128,7 +129,7 @@ def read(cluster: str) -> Hosts:
     try:
         found = Hosts.model_validate({**values, "source": cluster})
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first(error)}.") from error
+        raise ConfigError(f"{path}: {first_error(error)}.") from error
     if found.local:
         raise ConfigError(f"{path}: 'local' cannot be set in a file: pass {LOCAL}{found.local} instead of the file.")
     return found if found.token is None else found.model_copy(update={"token": _token_path(path, found.token)})
@@ -152,10 +153,3 @@ def _token_path(file: Path, token: Path) -> Path:
         return file.resolve().parent / token.expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{file}: token: {token} names an unknown user: write the full path.") from error
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors()[0]
-    where = ".".join(str(part) for part in found["loc"])
-    what = str(found["msg"]).removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what

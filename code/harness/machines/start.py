@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from importlib import import_module
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
+from harness.host.parent import end_with_parent
 
 
 def main() -> None:
     """Start a node on these CPUs; never returns, since --block makes `ray start` wait for its processes."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
     services, node = _private("services"), _private("node")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,77 +28,87 @@ CALIBRATION_SAMPLES = 256
 _RANDOM_SAMPLES = 8  # with random weights, all samples give similar activations
 
 
-def build(
-    name: str,
-    weights: str,
-    output: Path | None,
-    seed: int,
-    *,
-    dense: bool = False,
-    dataset: str | None = None,
-    samples: int | None = None,
-    engine: str | None = None,
-    images: str | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class BuildRequest:
+    """A known model to build, its weights, and how it is compressed if it has a recipe."""
+
+    name: str
+    weights: str
+    """"random", or the path of a checkpoint (see `Checkpoint`)."""
+    output: Path | None = None
+    """None for a file in build/models that is named after the model."""
+    seed: int = 0
+    """Of random weights."""
+    dense: bool = False
+    """Whether a model with a recipe is not compressed."""
+    dataset: str | None = None
+    """The calibration data, by name or path; None for the default."""
+    samples: int | None = None
+    """The number of calibration samples; None for the default."""
+    engine: str | None = None
+    """The engine whose 8-bit operators the file has; None for the one that the model was published with."""
+    images: str | None = None
+    """How the file takes images, "uint8" or "float32"; None for uint8 if it is an 8-bit model."""
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random."""
+        return self.weights == "random"
+
+
+def build(request: BuildRequest) -> Path:
     """Write a known model atomically, and return its path.
 
-    A model with a recipe is also compressed, unless ``dense``: random weights by magnitude, since nothing else
-    distinguishes them, and with few calibration samples; a checkpoint's weights by second-order information.
-    The file has the 8-bit operators of ``engine``, by default the one that the model was published with. ``images`` is
-    the type of its image input, "uint8" or "float32"; by default uint8 for an 8-bit model.
+    A model with a recipe is also compressed, unless the request says otherwise: random weights by magnitude, since
+    nothing else distinguishes them, and with few calibration samples; a checkpoint's by second-order information.
 
-    ``weights`` is "random", with a ``seed``, or the path of a checkpoint (see `Checkpoint`). The file's metadata
-    records the model's settings and the origin of its weights; random ones are the caveat of all results. An existing
-    file is replaced only by the same kind: a model with random weights by another one, a model built here from a
-    checkpoint by the same model.
+    The file's metadata records the model's settings and the origin of its weights; random ones are the caveat of all
+    results. An existing file is replaced only by the same kind: a model with random weights by another one, a model
+    built here from a checkpoint by the same model.
 
     Raises:
         ConfigError: the model cannot be built, or not with these weights or this seed; or the file cannot be written,
             or already holds another model.
     """
+    name, random = request.name, request.random
     known = manifests.models()
     buildable = {key: entry for key, (_, entry) in known.items() if entry.builder}
     if name in known and name not in buildable:
         raise ConfigError(f"{name} cannot be built: choose from {', '.join(buildable)}.")
     if name not in buildable:
         raise ConfigError(f"no model '{name}' to build: {did_you_mean(name, buildable)}")
-    random = weights == "random"
-    if random and seed < 0:
-        raise ConfigError(f"--seed {seed}: the seed must be 0 or greater.")
+    if random and request.seed < 0:
+        raise ConfigError(f"--seed {request.seed}: the seed must be 0 or greater.")
     entry = buildable[name]
-    recipe = None if dense else entry.recipe
-    settings = _settings(name, entry, recipe, random, engine, images) if recipe else None
-    if recipe is None and (dataset, samples, engine, images) != (None,) * 4:
+    recipe = None if request.dense else entry.recipe
+    settings = _settings(request, entry, recipe) if recipe else None
+    if recipe is None and (request.dataset, request.samples, request.engine, request.images) != (None,) * 4:
         raise ConfigError(
             f"{name} is built without compression: leave out --calibration, --samples, --for and --input."
         )
     if recipe:
-        find_dataset(known[name][0], dataset)
-    kind = f"{'dense-' if entry.recipe and dense else ''}{'random' if random else 'built'}"
-    path = (output or model_file(f"{name}-{kind}")).absolute()
+        find_dataset(known[name][0], request.dataset)
+    kind = f"{'dense-' if entry.recipe and request.dense else ''}{'random' if random else 'built'}"
+    path = (request.output or model_file(f"{name}-{kind}")).absolute()
     check_output(path)
     remove_left_over(paths.MODELS_DIR)
     _check_kind(path, None if random else name)
-    source = RandomWeights(seed) if random else _checkpoint(weights)
+    source = RandomWeights(request.seed) if random else _checkpoint(request.weights)
     with console.working(f"building {name}"):
         content = _graph(name, entry, source).SerializeToString(deterministic=True)
     if settings:
-        _compress(settings, content, path, random, dataset, samples)
+        _compress(request, settings, content, path)
     else:
         write_bytes(path, content)
     return path
 
 
 def _settings(
-    name: str,
-    entry: manifests.ModelEntry,
-    recipe: manifests.CompressionRecipe,
-    random: bool,
-    engine: str | None,
-    images: str | None,
+    request: BuildRequest, entry: manifests.ModelEntry, recipe: manifests.CompressionRecipe
 ) -> CompressSettings:
     from harness.compress.compress import CompressSettings
 
+    name, engine, images = request.name, request.engine, request.images
     if engine and recipe.precision != "int8":
         raise ConfigError(f"--for {engine}: {name} is built in FP32, which is the same for every engine; leave it out.")
     if images and recipe.precision != "int8":
@@ -106,7 +117,7 @@ def _settings(
         "sparsity": recipe.sparsity,
         "block": recipe.block,
         "precision": recipe.precision,
-        "method": "magnitude" if random else "second-order",
+        "method": "magnitude" if request.random else "second-order",
         "input": images,
     }
     if recipe.precision == "int8":
@@ -114,19 +125,18 @@ def _settings(
     return validated(CompressSettings, values)
 
 
-def _compress(
-    settings: CompressSettings, dense: bytes, path: Path, random: bool, dataset: str | None, samples: int | None
-) -> None:
+def _compress(request: BuildRequest, settings: CompressSettings, dense: bytes, path: Path) -> None:
     from harness.models.compression import compress_file
 
+    samples = request.samples
     if samples is None:
-        samples = _RANDOM_SAMPLES if random else CALIBRATION_SAMPLES
+        samples = _RANDOM_SAMPLES if request.random else CALIBRATION_SAMPLES
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with staging(path) as room:
             file = room / "dense.onnx"
             file.write_bytes(dense)
-            compress_file(str(file), path, settings, dataset, samples)
+            compress_file(str(file), path, settings, request.dataset, samples)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place.") from error
 

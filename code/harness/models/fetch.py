@@ -16,14 +16,14 @@ from urllib.parse import unquote, urlsplit
 
 from harness import TOOL, paths
 from harness.catalog.contract import benchmark_class
-from harness.catalog.manifests import FetchRecord, Model, has_random_weights
+from harness.catalog.manifests import FetchRecord, Model, ModelEntry, has_random_weights
 from harness.catalog.models import IdentifiedModel, KnownModel, find_model, known_models, model_file
 from harness.compress.network import is_quantised
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
 from harness.graph import check_weights, listing, relative
 from harness.host import console
 from harness.host.digest import sha256_of
-from harness.host.download import NotDelivered, download, download_lock
+from harness.host.download import NotDelivered, RemoteFile, download, download_lock
 from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, unpack
 
@@ -136,11 +136,16 @@ def _from_web(source: str, wanted: KnownModel, room: Path) -> IdentifiedModel:
     if file.endswith(".onnx"):
         # The same name for all mirrors, so that one can resume a download that another began.
         path = room / "model.onnx"
-        download(url, path, sha256=entry.sha256, md5=entry.md5, size=entry.size, description=name, cure=cure)
+        download(_remote(url, entry), path, description=name, cure=cure)
         return IdentifiedModel.of(path)
-    path = download(url, room / file, description=name, cure=cure)
+    path = download(RemoteFile([url]), room / file, description=name, cure=cure)
     # The archive is kept until the model is stored, so that an interruption does not cost a second download.
     return _unpacked(path, member or None, room)
+
+
+def _remote(url: str, entry: ModelEntry, authorization: str | None = None) -> RemoteFile:
+    """The file of a known model at this URL."""
+    return RemoteFile([url], entry.sha256, entry.md5, entry.size, authorization)
 
 
 def _file_name(url: str) -> str:
@@ -156,7 +161,7 @@ def _from_hub(source: str, wanted: KnownModel, room: Path) -> IdentifiedModel:
     if not file:
         raise _SourceUnavailable("write hf:OWNER/REPOSITORY/PATH@REVISION")
     entry, hub = wanted.entry, _Hub(f"{owner}/{repository}", revision or None, room / "hf", wanted)
-    path = hub.get(str(relative(Path(source), file)), sha256=entry.sha256, md5=entry.md5, size=entry.size)
+    path = hub.get(str(relative(Path(source), file)), entry)
     if is_archive(path):
         raise _SourceUnavailable("archives are supported from https:// only")
     found = IdentifiedModel.of(path)
@@ -177,20 +182,12 @@ class _Hub:
     folder: Path
     wanted: KnownModel
 
-    def get(self, path: str, sha256: str | None = None, md5: str | None = None, size: int | None = None) -> Path:
+    def get(self, path: str, entry: ModelEntry | None = None) -> Path:
+        """The file with this path; ``entry`` describes it if it is the model itself."""
         url, authorization = self._request(path)
-        name, target = self.wanted.name, self.folder / path
+        file = _remote(url, entry, authorization) if entry else RemoteFile([url], authorization=authorization)
         try:
-            return download(
-                url,
-                target,
-                sha256=sha256,
-                md5=md5,
-                size=size,
-                description=name,
-                cure=_cure(self.wanted),
-                authorization=authorization,
-            )
+            return download(file, self.folder / path, description=self.wanted.name, cure=_cure(self.wanted))
         except NotDelivered as error:
             if re.search("HTTP 40[13]", error.reasons[0]):  # Hugging Face answers 401 for unknown repositories
                 raise _SourceUnavailable(

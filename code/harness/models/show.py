@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.catalog import manifests
-from harness.catalog.arithmetic import PRODUCTS, SAME_VALUES
+from harness.catalog.arithmetic import product_weights
 from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError
 from harness.host import console
@@ -189,41 +189,22 @@ def parameters(model: ModelProto) -> dict[str, int]:
 
 def sparsity(model: ModelProto) -> Sparsity:
     """The zeros in the weights of matrix products and convolutions; integer zeros are those equal to the zero point."""
-    constants = _constants(model)
-    producers = {output: node for node in model.graph.node for output in node.output}
-    seen: set[str] = set()
+    nodes = [(node.op_type, list(node.input), list(node.output)) for node in model.graph.node]
+    axes = {node.output[0]: _axis(node) for node in model.graph.node if node.op_type == "DequantizeLinear"}
     shares, zeros, elements = [], 0, 0
-    for node in model.graph.node:
-        for number, zero_number in PRODUCTS.get(node.op_type, ()):
-            if number >= len(node.input):
-                continue
-            zero = node.input[zero_number] if zero_number is not None and zero_number < len(node.input) else ""
-            axis = 0 if "Conv" in node.op_type else -1
-            name, zero, axis = _root(node.input[number], zero, axis, producers)
-            tensor = constants.get(name)
-            if tensor is None or name in seen or len(tensor.dims) < 2:
-                continue
-            seen.add(name)
-            found = _count_zeros(tensor, constants.get(zero), axis)
-            count = int(np.prod(tensor.dims, dtype=np.int64))
-            if count:
-                shares.append(found / count)
-                zeros, elements = zeros + found, elements + count
+    for each in product_weights(nodes, _constants(model)):
+        axis = axes.get(each.converted, 0 if "Conv" in each.operator else -1)
+        found = _count_zeros(each.weight, each.zero_point, axis)
+        count = int(np.prod(each.weight.dims, dtype=np.int64))
+        if count:
+            shares.append(found / count)
+            zeros, elements = zeros + found, elements + count
     return Sparsity(len(shares), elements, zeros, min(shares, default=0.0), max(shares, default=0.0))
 
 
-def _root(name: str, zero: str, axis: int, producers: dict[str, NodeProto]) -> tuple[str, str, int]:
-    """The constant that a weight is derived from with the same zeros; also its zero point and the channel axis."""
-    while (node := producers.get(name)) is not None and node.input:
-        if node.op_type == "DequantizeLinear":
-            zero = node.input[2] if len(node.input) > 2 else ""
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        elif node.op_type == "QuantizeLinear":
-            zero = ""
-        elif node.op_type not in SAME_VALUES:
-            break
-        name = node.input[0]
-    return name, zero, axis
+def _axis(node: NodeProto) -> int:
+    """The axis of a DequantizeLinear's channels."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
 
 
 def _count_zeros(tensor: TensorProto, zero_point: TensorProto | None, axis: int) -> int:

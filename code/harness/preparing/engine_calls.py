@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.host import console
+from harness.host.validation import first_error
 from harness.results.parts import RecordedEngine, record_text
 from harness.settings.run import RunSettings
 
@@ -42,11 +43,10 @@ def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
     try:
         RecordedEngine.model_validate_json(record_text(found))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        first = first_error(error)
         raise EngineError(
-            f"describe() of engine {engine.name} returns {name} {first['input']!r}, which run.json cannot hold "
-            f"({first['msg']}): return another value."
+            f"describe() of engine {engine.name} returns {first.where} {first.value!r}, which run.json cannot hold "
+            f"({first.message}): return another value."
         ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise EngineError(

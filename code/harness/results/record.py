@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_valida
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
 from harness.host.digest import sha256_of
+from harness.host.validation import first_error
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN, RUN_1
 from harness.results.parts import (
@@ -268,7 +269,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         return Record.model_validate_json(content)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"])) or "the whole file"
+        where = first_error(error).where or "the whole file"
         raise ConfigError(
             f"{path} is not a record of this harness, or one of an older version ({where}): move the result "
             "elsewhere and repeat the run."

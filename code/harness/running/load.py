@@ -21,7 +21,7 @@ _MIN_SHARE_OF_QUERIES = 0.8  # of those expected: random arrivals may bring fewe
 _LONG_TEST_FACTOR = 3  # a test that takes so many times what was asked for is worth a warning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Load:
     """The settings that decide how many queries LoadGen generates, each with its line of user.conf if it has one."""
 
@@ -74,20 +74,20 @@ class Load:
             left_open = 1 if limited or not per_second else _needed(settings, scenario, per_second, seconds)
             needed = max(own, left_open)
         return cls(
-            settings.model.benchmark,
-            scenario,
-            conf.path,
-            value,
-            rate,
-            seconds,
-            settings.default_seconds,
-            used,
-            int(count.value) if count else needed,
-            count,
-            per_second,
-            limited,
-            settings.official and not settings.rehearsal,
-            settings.compliance is not None,
+            benchmark=settings.model.benchmark,
+            scenario=scenario,
+            path=conf.path,
+            rate=value,
+            rate_line=rate,
+            seconds=seconds,
+            default_seconds=settings.default_seconds,
+            duration_line=used,
+            min_queries=int(count.value) if count else needed,
+            min_queries_line=count,
+            per_second=per_second,
+            limited=limited,
+            official=settings.official and not settings.rehearsal,
+            recorded=settings.compliance is not None,
         )
 
     @property

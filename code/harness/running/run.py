@@ -42,7 +42,7 @@ from harness.running.places import Places, check_space, write_json
 from harness.running.profile import profile_run
 from harness.running.recorder import Recorder
 from harness.running.sizing import checked, effective_conf, overridden, sized
-from harness.running.watch import Watch
+from harness.running.watch import Watch, WatchedTest
 from harness.scenarios.base import Metric
 from harness.scheduling.base import Counters
 from harness.scheduling.overload import Overload, Overloaded, most_queries
@@ -255,9 +255,16 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _MeasuredTest:
         )
     recorder = None if settings.timeline == "off" else Recorder()
     scheduler = scenario.scheduler(session.complete, recorder)
-    overload = _overload(planned, test_settings)
+    test = WatchedTest(
+        settings=settings,
+        ready=ready,
+        load=planned.load,
+        scheduler=scheduler,
+        overload=_overload(planned, test_settings),
+        recorder=recorder,
+    )
     with console.Progress("LoadGen", unit="samples") as bar:
-        watch = Watch(settings, ready, planned.load, scheduler, heartbeat, bar, overload, recorder)
+        watch = Watch(test, heartbeat, bar)
         if recorder:
             recorder.tick()
 

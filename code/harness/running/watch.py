@@ -1,6 +1,7 @@
 """Watches a test while LoadGen runs it: heartbeats, the progress bar, and tests that cannot end well."""
 
 import time
+from dataclasses import dataclass
 
 from harness.host import console
 from harness.host.energy import Energy, EnergyMeter
@@ -19,23 +20,27 @@ _LOADGEN_SECONDS_PER_QUERY = 2e-6  # at most, to generate a query and, at the en
 _SETTLING_SECONDS = 2.0  # until a test's rate says how long it will take
 
 
+@dataclass(frozen=True, kw_only=True)
+class WatchedTest:
+    """The test that LoadGen runs, and what shows how it goes."""
+
+    settings: RunSettings
+    ready: Prepared
+    load: Load
+    scheduler: Scheduler
+    overload: Overload | None = None
+    """Ends a test that can no longer meet its latency bound; None if it has none."""
+    recorder: Recorder | None = None
+    """Knows the latencies so far."""
+
+
 class Watch:
     """Turns a scheduler's counters into heartbeats, a progress bar and an early end."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        ready: Prepared,
-        load: Load,
-        scheduler: Scheduler,
-        heartbeat: Heartbeat,
-        bar: console.Progress,
-        overload: Overload | None,
-        recorder: Recorder | None,
-    ) -> None:
-        """``recorder`` knows the latencies so far."""
-        self._load, self._scheduler, self._heartbeat, self._bar = load, scheduler, heartbeat, bar
-        self._overload = overload
+    def __init__(self, test: WatchedTest, heartbeat: Heartbeat, bar: console.Progress) -> None:
+        settings, ready, load = test.settings, test.ready, test.load
+        self._load, self._scheduler, self._heartbeat, self._bar = load, test.scheduler, heartbeat, bar
+        self._overload = test.overload
         self._links = ready.links
         self._accuracy, self._streams = settings.accuracy, ready.engine.streams
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
@@ -45,7 +50,8 @@ class Watch:
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.
         samples, cost = (ready.qsl.count, int(ready.scenario.costs.sum())) if settings.accuracy else (0, 0)
         bound = ready.scenario.bound if ready.scenario.paced else None
-        self._outlook = ProgressText(load, settings.accuracy, samples, cost, ready.scenario.sut.unit, bound, recorder)
+        unit = ready.scenario.sut.unit
+        self._outlook = ProgressText(load, settings.accuracy, samples, cost, unit, bound, test.recorder)
         self._state = (0, False)
         self._settled: tuple[float, float] | None = None
         self._warned = False

@@ -32,6 +32,7 @@ from harness.catalog.models import model_file
 from harness.engines.base import find_engine
 from harness.errors import ConfigError, did_you_mean
 from harness.host.files import read_toml, user_path
+from harness.host.validation import first_error
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.settings.identity import options_to_repeat
@@ -293,10 +294,8 @@ def _request(where: str, fields: Mapping[str, object], options: Mapping[str, str
     try:
         return _REQUEST.validate_python({**fields, "options": options})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]).replace("_", "-")
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise ConfigError(f"{where}{key} = {first['input']}: {reason}.") from None
+        first = first_error(error)
+        raise ConfigError(f"{where}{first.key.replace('_', '-')} = {first.value}: {first.reason}.") from None
 
 
 _REQUEST = TypeAdapter(RunRequest)

@@ -18,6 +18,7 @@ from harness.errors import ConfigError
 from harness.host import console, machine
 from harness.host.digest import sha256_of
 from harness.host.files import write_text
+from harness.host.validation import first_error
 from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
 
 FILE, CONF = "tuned.json", "user.conf"
@@ -152,9 +153,11 @@ def read(place: Path) -> Tuned | None:
             return None
         return Tuned.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole file"
-        raise ConfigError(f"{path} is not a settings file of this harness ({where}: {first['msg']}): {_CURE}") from None
+        first = first_error(error)
+        where = first.where or "the whole file"
+        raise ConfigError(
+            f"{path} is not a settings file of this harness ({where}: {first.message}): {_CURE}"
+        ) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): {_CURE}") from error
 

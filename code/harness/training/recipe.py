@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.errors import ConfigError, did_you_mean
 from harness.host import console
 from harness.host.files import user_path
+from harness.host.validation import first_error
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the harness."""
@@ -228,7 +229,7 @@ class Recipe(_RecipeTable):
         try:
             return Recipe.model_validate({**self.model_dump(), **change})
         except ValidationError as error:
-            raise ConfigError(f"--method {method}: {_first(error)}.") from error
+            raise ConfigError(f"--method {method}: {first_error(error)}.") from error
 
     def with_steps(self, steps: int) -> "Recipe":
         """The recipe compressed or stretched to another number of steps: all of its steps move in proportion.
@@ -250,7 +251,9 @@ class Recipe(_RecipeTable):
         try:
             return Recipe.model_validate({**self.model_dump(), **change})
         except ValidationError as error:
-            raise ConfigError(f"the recipe {self.name} cannot be trained in {steps} steps: {_first(error)}.") from error
+            raise ConfigError(
+                f"the recipe {self.name} cannot be trained in {steps} steps: {first_error(error)}."
+            ) from error
 
 
 def _scaled_rate(rate: LearningRate, factor: float) -> dict[str, object]:
@@ -331,11 +334,4 @@ def _read(path: Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the recipe {path} is not TOML ({error}): fix it.") from error
     except ValidationError as error:
-        raise ConfigError(f"the recipe {path} is invalid: {_first(error)}.") from error
-
-
-def _first(error: ValidationError) -> str:
-    """The first error: its key and what is wrong."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        raise ConfigError(f"the recipe {path} is invalid: {first_error(error)}.") from error

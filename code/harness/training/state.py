@@ -24,19 +24,13 @@ _IN_RECIPE = {"number of steps", "seed"}
 """Parts of the identity that also change the recipe's digest: messages name them, and then not the recipe."""
 
 
-class Checkpoints:
-    """The folder beside a model that holds the newest checkpoint of its training.
+class CheckpointFolder:
+    """The folder beside a model that holds the newest checkpoint of its training."""
 
-    A checkpoint is a dictionary of tensors, numbers, texts and containers of these. Its ``identity``
-    holds whatever determines the training's result, such as the recipe's digest and the seed.
-    """
-
-    def __init__(self, output: Path, identity: Mapping[str, str]) -> None:
+    def __init__(self, output: Path) -> None:
         self.folder = output.with_suffix(SUFFIX)
         self.path = self.folder / _FILE
-        self._identity = dict(identity)
-        self.took = 0.0
-        """Seconds that the last write took."""
+        """The newest checkpoint, if there is one."""
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -73,6 +67,20 @@ class Checkpoints:
             for name in (DENSE, _LOCK):
                 (self.folder / name).unlink(missing_ok=True)
             self.folder.rmdir()
+
+
+class Checkpoints(CheckpointFolder):
+    """The checkpoints of one training, in their folder.
+
+    A checkpoint is a dictionary of tensors, numbers, texts and containers of these. Its ``identity``
+    holds whatever determines the training's result, such as the recipe's digest and the seed.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, str]) -> None:
+        super().__init__(output)
+        self._identity = dict(identity)
+        self.took = 0.0
+        """Seconds that the last write took."""
 
     def load(self) -> dict[str, Any] | None:
         """The newest checkpoint; None if there is none.

@@ -24,7 +24,7 @@ from harness.host import console
 from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.host.machine import core_count
 from harness.host.validation import validated
-from harness.models.build import build
+from harness.models.build import BuildRequest, build
 from harness.models.compression import TRAINED, check_dense, facts_of
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import find_benchmark
@@ -40,7 +40,7 @@ from harness.training.objective import Objective, cost
 from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
 from harness.training.recipe import Recipe, check_patterns
-from harness.training.state import DENSE, Checkpoints
+from harness.training.state import DENSE, CheckpointFolder, Checkpoints
 
 REPORT = ".training.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""
@@ -106,7 +106,7 @@ def train(training: TrainingRequest) -> Trained:
     if training.one_shot and not recipe.pruning:
         raise ConfigError(f"--start one-shot: {recipe.name} prunes nothing; omit this option.")
     remove_left_over(output.parent)
-    folder = Checkpoints(output, {})
+    folder = CheckpointFolder(output)
     with folder.alone():
         model = _dense(training, folder.folder)
         if output.resolve() == model.path.resolve():
@@ -154,7 +154,8 @@ def _dense(training: TrainingRequest, folder: Path) -> manifests.Model:
         )
     else:
         seed = recipe.seed if weights == "random" else 0
-        model = find_model(str(build(recipe.start or recipe.model, weights, folder / DENSE, seed, dense=True)))
+        request = BuildRequest(recipe.start or recipe.model, weights, folder / DENSE, seed, dense=True)
+        model = find_model(str(build(request)))
     if training.options:
         model = model.model_copy(update={"settings": {**model.settings, **training.options}})
     return model

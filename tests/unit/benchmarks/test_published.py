@@ -7,8 +7,8 @@ import pytest
 from benchmarks import published
 from graphs import graph, node
 
-from harness import __version__
-from harness.models.made import TOOL
+from harness import TOOL, __version__
+from harness.models.build import BuildRequest
 
 SAME = {"tool": f"{TOOL} {__version__}", "precision": "int8", "sparsity": "0.85", "engine_form": "deepsparse"}
 
@@ -33,12 +33,12 @@ def test_a_file_is_used_again_only_if_it_is_what_would_be_built(tmp_path, monkey
     onnx.save(model, path)
     built = []
 
-    def build(*arguments):
-        built.append(arguments)
+    def build(request):
+        built.append(request)
         return path
 
     monkeypatch.setattr(published, "model_file", lambda key: tmp_path / f"{key}.onnx")
     monkeypatch.setattr(published, "build", build)
     pruned = facts.get("sparsity") is not None
     assert published.find_file(name) == (path, "weights, and which of them are zeros" if pruned else "weights")
-    assert built == ([(name, "random", None, 0)] if builds else [])
+    assert built == ([BuildRequest(name, "random")] if builds else [])

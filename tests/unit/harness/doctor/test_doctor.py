@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.doctor import environment, examine, folders, installation
-from harness.doctor.findings import BAD, GOOD, WARNING, Finding
 from harness.host import machine as machine_facts
+from harness.host.findings import BAD, GOOD, WARNING, Finding, summary
 
 
 def put(root: Path, **content: str) -> Path:
@@ -375,4 +375,4 @@ def test_a_check_that_fails_leaves_the_others():
     assert "numpy" in found[1].what
     assert found[1].cure
     assert len(done) == 3
-    assert examine.summary(found) == "2 bad, 1 warning: fix the errors first."
+    assert summary(found) == "2 bad, 1 warning: fix the errors first."

@@ -22,7 +22,7 @@ from harness.errors import ConfigError, Interrupted, RunFailed
 from harness.host import console
 from harness.host import download as module
 from harness.host.digest import sha256_of
-from harness.host.download import download
+from harness.host.download import RemoteFile, download
 from harness.host.transfer import TransferLimits
 
 OTHER = random.Random(2).randbytes(700_001)
@@ -54,7 +54,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def get(urls: list[str] | str, path: Path, **settings) -> Path:
-    return download(urls, path, **{"sha256": SHA, "limits": TransferLimits(idle=5.0), "backoff": NO_WAIT, **settings})
+    known = {name: settings.pop(name) for name in ("sha256", "md5", "size", "authorization") if name in settings}
+    file = RemoteFile([urls] if isinstance(urls, str) else urls, **{"sha256": SHA, **known})
+    return download(file, path, **{"limits": TransferLimits(idle=5.0), "backoff": NO_WAIT, **settings})
 
 
 def leave_part(path: Path, content: bytes, url: str, validator: str = '"one"', sha256: str = SHA) -> None:

@@ -60,7 +60,7 @@ def node():
 
 @pytest.fixture
 def actor(node, monkeypatch):
-    monkeypatch.setattr(acting, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(acting, "end_with_parent", lambda: None)
     monkeypatch.setattr(acting, "find_prepare", lambda name: lambda request, name, beat: (node, name))
     made = NodeActor()
     assert made.prepare(REQUEST, "b") == "b"
@@ -217,7 +217,7 @@ def test_a_file_comes_in_chunks_and_only_if_it_is_the_one_announced(actor, monke
 
 
 def test_the_sentinel_sees_whether_a_process_is_stopped(monkeypatch):
-    monkeypatch.setattr(acting, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(acting, "end_with_parent", lambda: None)
     sentinel = Sentinel()
     assert sentinel.beat(0, 0)
     child = subprocess.Popen(["sleep", "60"])

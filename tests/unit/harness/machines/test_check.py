@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.machines.check import BAD, GOOD, WARNING, Facts, NodeMeasurements, between, of_node, summary
+from harness.host.findings import BAD, GOOD, WARNING, as_json, lines, summary
+from harness.machines.check import Facts, NodeMeasurements, between, of_node
 
 MINE = Facts("here", "A CPU", 8, "c" * 64, {"python": "3.11.7", "numpy": "1.26.4"}, {"m.onnx": "1" * 64})
 MEASURED = NodeMeasurements(0.0008, 0.002, 1e9, 2e9, 0.001, 0.0, 8.0)
@@ -56,7 +57,23 @@ def test_machines_that_differ_are_a_warning_for_all_together():
     assert between({}) == []
 
 
+def test_each_line_begins_with_its_node():
+    found = [*of_node("one", MINE, MINE, MEASURED)[:2], *between({"one": MINE})]
+    assert [text for _, text in lines(found)] == [
+        "one  machine  here: A CPU, 8 cores",
+        f"one  code     same as here ({'c' * 12})",
+        "     nodes    1 with 8 cores",
+    ]
+    assert as_json(found)["findings"][-1] == {
+        "level": "good",
+        "node": "",
+        "subject": "nodes",
+        "what": "1 with 8 cores",
+        "cure": "",
+    }
+
+
 def test_the_summary_counts():
-    lines = of_node("b", replace(MINE, code="d" * 64), MINE, replace(MEASURED, ahead=1.0))
-    assert summary(lines) == "1 bad, 1 warning: fix the errors first."
+    found = of_node("b", replace(MINE, code="d" * 64), MINE, replace(MEASURED, ahead=1.0))
+    assert summary(found) == "1 bad, 1 warning: fix the errors first."
     assert summary(of_node("b", MINE, MINE, MEASURED)) == "nothing blocks a run; 0 warnings."

@@ -17,7 +17,7 @@ from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.errors import ConfigError
 from harness.graph import read_graph
-from harness.models.build import build
+from harness.models.build import BuildRequest, build
 from harness.models.compression import facts_of
 from harness.models.weights import RandomWeights, Weights
 from harness.settings.request import RunRequest, resolve
@@ -54,7 +54,7 @@ def manifest(monkeypatch, tmp_path):
 
 
 def test_a_built_model_brings_its_settings_and_the_caveat_of_all_its_results(tmp_path):
-    path = build("tiny-fp32", "random", None, 5)
+    path = build(BuildRequest("tiny-fp32", "random", seed=5))
     assert path == tmp_path / "build" / "models" / "tiny-fp32-random.onnx"
     assert read_graph(path).metadata == {
         "weights": "random weights, seed 5",
@@ -102,7 +102,8 @@ def test_a_setting_cannot_hide_that_the_weights_are_random(monkeypatch):
     benchmark, entry = manifests.models()["tiny-fp32"]
     trained = entry.model_copy(update={"settings": {"weights": "trained"}})
     monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": (benchmark, trained)})
-    assert read_graph(build("tiny-fp32", "random", None, 5)).metadata["weights"] == "random weights, seed 5"
+    path = build(BuildRequest("tiny-fp32", "random", seed=5))
+    assert read_graph(path).metadata["weights"] == "random weights, seed 5"
 
 
 def test_every_builder_of_the_manifests_is_there(monkeypatch):
@@ -128,15 +129,15 @@ def test_every_builder_of_the_manifests_is_there(monkeypatch):
 )
 def test_an_impossible_build_is_refused_before_anything_is_written(tmp_path, name, weights, output, seed, message):
     with pytest.raises(ConfigError) as raised:
-        build(name, weights, tmp_path / output if output else None, seed)
+        build(BuildRequest(name, weights, tmp_path / output if output else None, seed))
     assert message in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_model_with_random_weights_is_replaced(tmp_path):
     for output in (None, tmp_path / "mine.onnx"):
-        first = build("tiny-fp32", "random", output, 1)
-        assert build("tiny-fp32", "random", output, 2) == first
+        first = build(BuildRequest("tiny-fp32", "random", output, 1))
+        assert build(BuildRequest("tiny-fp32", "random", output, 2)) == first
         assert read_graph(first).metadata["weights"] == "random weights, seed 2"
 
 
@@ -153,7 +154,7 @@ def test_nothing_else_is_replaced(tmp_path, content):
         path.write_bytes(content)
     message = r"mine\.onnx already exists and is not a model with random weights: choose another"
     with pytest.raises(ConfigError, match=message):
-        build("tiny-fp32", "random", path, 0)
+        build(BuildRequest("tiny-fp32", "random", path, 0))
     assert path.is_dir() if content is None else path.read_bytes() == content
 
 
@@ -167,25 +168,25 @@ def checkpoint(tmp_path) -> str:
 
 
 def test_a_model_with_the_weights_of_a_checkpoint_has_no_caveat(tmp_path, checkpoint):
-    path = build("tiny-fp32", checkpoint, None, 0)
+    path = build(BuildRequest("tiny-fp32", checkpoint))
     assert path == tmp_path / "build" / "models" / "tiny-fp32-built.onnx"
     found = find_model(str(path))
     digest = hashlib.sha256((Path(checkpoint) / "model.safetensors").read_bytes()).hexdigest()
     assert (found.source, found.caveat, found.random) == (f"trained, sha256 {digest[:16]}", "", False)
     assert read_graph(path).metadata["random_weights"] == "no"
-    assert build("tiny-fp32", checkpoint, None, 0) == path  # again
+    assert build(BuildRequest("tiny-fp32", checkpoint)) == path  # again
 
 
 def test_a_checkpoint_whose_name_begins_with_random_has_no_random_weights(tmp_path, checkpoint):
     named = Path(checkpoint).rename(tmp_path / "random weights, seed 3")
-    path = build("tiny-fp32", str(named), None, 0)
+    path = build(BuildRequest("tiny-fp32", str(named)))
     found = find_model(str(path))
     assert found.source.startswith("random weights, seed 3, sha256 ")
     assert (found.random, found.caveat, found.title) == (False, "", "tiny-fp32-built")
     assert facts_of(found)["random_weights"] == "no"
-    assert build("tiny-fp32", str(named), None, 0) == path  # again
+    assert build(BuildRequest("tiny-fp32", str(named))) == path  # again
     with pytest.raises(ConfigError, match="is not a model with random weights"):
-        build("tiny-fp32", "random", path, 0)
+        build(BuildRequest("tiny-fp32", "random", path))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_a_checkpoint_replaces_only_what_was_built_here_under_its_name(tmp_path,
     with pytest.raises(
         ConfigError, match=r"mine\.onnx already exists and is not a tiny-fp32 that was built here: choose another"
     ):
-        build("tiny-fp32", checkpoint, path, 0)
+        build(BuildRequest("tiny-fp32", checkpoint, path, 0))
     assert read_graph(path).metadata == metadata
 
 
@@ -230,7 +231,7 @@ def test_a_compressed_model_says_fp32_until_it_is_compressed(monkeypatch):
     recipe = manifests.CompressionRecipe(sparsity=0.5, block=4, precision="int8")
     entry = entry.model_copy(update={"precision": "int8", "recipe": recipe})
     monkeypatch.setattr(manifests, "models", lambda: {"tiny-int8": (benchmark, entry)})
-    path = build("tiny-int8", "random", None, 0, dense=True)
+    path = build(BuildRequest("tiny-int8", "random", dense=True))
     assert path.name == "tiny-int8-dense-random.onnx"
     assert read_graph(path).metadata["precision"] == "fp32"
 
@@ -240,11 +241,11 @@ def test_an_engine_and_an_input_are_chosen_only_for_8_bits(monkeypatch, tmp_path
     entry = entry.model_copy(update={"recipe": manifests.CompressionRecipe(sparsity=0.5)})
     monkeypatch.setattr(manifests, "models", lambda: {"tiny-fp32": (benchmark, entry)})
     with pytest.raises(ConfigError, match=r"--for openvino: tiny-fp32 is built in FP32, .* leave it out"):
-        build("tiny-fp32", "random", tmp_path / "m.onnx", 0, engine="openvino")
+        build(BuildRequest("tiny-fp32", "random", tmp_path / "m.onnx", 0, engine="openvino"))
     with pytest.raises(ConfigError, match=r"--input uint8: tiny-fp32 is built in FP32, .* leave it out"):
-        build("tiny-fp32", "random", tmp_path / "m.onnx", 0, images="uint8")
+        build(BuildRequest("tiny-fp32", "random", tmp_path / "m.onnx", 0, images="uint8"))
     with pytest.raises(ConfigError, match=r"built without compression: leave out .* and --input"):
-        build("tiny-fp32", "random", tmp_path / "m.onnx", 0, dense=True, images="float32")
+        build(BuildRequest("tiny-fp32", "random", tmp_path / "m.onnx", 0, dense=True, images="float32"))
     arguments = ["models", "compress", "tiny-fp32", str(tmp_path / "m.onnx"), "--sparsity", "0.5", "--for", "openvino"]
     error = CliRunner().invoke(cli.app, arguments).exception
     assert isinstance(error, ConfigError)
@@ -254,7 +255,7 @@ def test_an_engine_and_an_input_are_chosen_only_for_8_bits(monkeypatch, tmp_path
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
-    path = build("tiny-fp32", "random", tmp_path / "mine.onnx", 1)
+    path = build(BuildRequest("tiny-fp32", "random", tmp_path / "mine.onnx", 1))
     write = Path.write_bytes
 
     def write_half(self: Path, data: bytes) -> None:
@@ -263,7 +264,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(ConfigError, match=r"cannot write .*mine\.onnx: No space left on device; choose another place"):
-        build("tiny-fp32", "random", path, 2)
+        build(BuildRequest("tiny-fp32", "random", path, 2))
     assert list(tmp_path.iterdir()) == [path]
     assert read_graph(path).metadata["weights"] == "random weights, seed 1"
 
@@ -272,7 +273,7 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     for output in (tmp_path / "file" / "mine.onnx", tmp_path / "file" / "folder" / "mine.onnx"):
         with pytest.raises(ConfigError, match=r"cannot write .*mine\.onnx: .*; choose another place"):
-            build("tiny-fp32", "random", output, 0)
+            build(BuildRequest("tiny-fp32", "random", output, 0))
 
 
 def test_a_place_that_may_not_even_be_looked_at_is_named(tmp_path, monkeypatch):
@@ -281,7 +282,7 @@ def test_a_place_that_may_not_even_be_looked_at_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(ConfigError, match=r"cannot write .*mine\.onnx: Permission denied; choose another place"):
-        build("tiny-fp32", "random", tmp_path / "mine.onnx", 0)
+        build(BuildRequest("tiny-fp32", "random", tmp_path / "mine.onnx", 0))
 
 
 def test_the_command_builds_and_says_where_the_model_is(tmp_path):

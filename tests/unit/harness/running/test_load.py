@@ -392,7 +392,8 @@ def test_the_time_that_planning_takes_is_not_taken_for_the_systems(load, monkeyp
     beats = SimpleNamespace(beat=lambda _: None)
     right = load("*.Offline.target_qps = 50000")
     scheduler = SimpleNamespace(counters=counters)
-    looking = watch.Watch(settings, ready, right, scheduler, beats, progress, None, None)
+    test = watch.WatchedTest(settings=settings, ready=ready, load=right, scheduler=scheduler)
+    looking = watch.Watch(test, beats, progress)
     looking.look(over=False)
     for clock[0] in np.arange(106.0, 110.0, 0.2):  # six seconds of planning
         counters.batches += 40

@@ -22,7 +22,19 @@ BEGAN = 100.0
 
 
 def load(scenario, *, seconds=600.0, least=1, rate=None, per_second=None) -> Load:
-    return Load("bert", scenario, None, rate, None, seconds, 600.0, None, least, None, per_second or rate)
+    return Load(
+        benchmark="bert",
+        scenario=scenario,
+        path=None,
+        rate=rate,
+        rate_line=None,
+        seconds=seconds,
+        default_seconds=600.0,
+        duration_line=None,
+        min_queries=least,
+        min_queries_line=None,
+        per_second=per_second or rate,
+    )
 
 
 def outlook(test, *, accuracy=False, samples=0, cost=0, bound=None, latency=None) -> ProgressText:
