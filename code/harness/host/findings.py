@@ -1,7 +1,7 @@
 """Findings about a machine, or several: each line good, warning or bad, with a fix.
 
-Only the standard library is imported, in syntax that older Pythons also understand: the doctor must be able to say that
-this Python is the wrong one.
+Only the standard library is imported, in syntax that older Pythons also understand: the doctor must be able to report that
+this Python is unsuitable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Finding(NamedTuple):
     """One line of the report."""
 
     level: str
-    """`GOOD`; `WARNING` if results get worse or only some runs fail; `BAD` if runs fail."""
+    """`GOOD`; `WARNING` if results are worse or only some runs fail; `BAD` if runs fail."""
     subject: str
     what: str
     cure: str = ""
@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
 
 def finding_from_error(level: str, subject: str, sentence: str) -> Finding:
-    """A finding from an error message whose cure follows the last colon."""
+    """A finding from an error message that has its cure after the last colon."""
     what, separator, cure = sentence.rpartition(": ")
     return Finding(level, subject, what, cure) if separator else Finding(level, subject, sentence)
 
