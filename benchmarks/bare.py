@@ -44,7 +44,7 @@ class BareLayout:
     @classmethod
     def of(cls, ready: Ready) -> BareLayout:
         """The layout of a prepared scenario."""
-        engine, facts = ready.engine, ready.description
+        engine, facts = ready.engine, ready.description.values()
         return cls(
             engine.model,
             tuple(tensor.name for tensor in engine.inputs),

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -176,7 +176,7 @@ class _Tuning:
             default_score=self.score({}),
             engines=dict(engines),
             confirmed=confirmed.model_dump() if confirmed else None,
-            trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
+            trials=[{"options": {**t.options}, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
             rates=self.journal.saved_rates() if confirmed else [],
             machine=tuned.Machine.here(),
             cluster=cluster_name(self.settings.cluster),
@@ -367,7 +367,7 @@ def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float
     path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
     circumstances = {
         "harness": __version__,
-        "machine": machine.describe(),
+        "machine": asdict(machine.describe()),
         "model": settings.model.sha256,
         "engine": settings.engine,
         "dataset": [str(dataset.path), dataset.sha256, settings.samples],
