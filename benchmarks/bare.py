@@ -42,7 +42,7 @@ class BareLayout:
     @classmethod
     def of(cls, ready: Prepared) -> BareLayout:
         """The layout of a prepared scenario."""
-        engine, facts = ready.engine, ready.description
+        engine, facts = ready.engine, ready.description.values()
         assert engine.model is not None, "a prepared engine has a model"
         threads = facts.get("threads") or 1
         assert isinstance(threads, int)

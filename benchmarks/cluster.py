@@ -38,6 +38,7 @@ from harness.machines import hosts, ray_link
 from harness.paths import ROOT
 from harness.preparing.prepared import Preparation, Prepared
 from harness.preparing.ready import get_ready
+from harness.results.parts import RecordedEngine, RecordedMachine
 from harness.scenarios.base import Estimate, ShortTest
 from harness.scheduling.peak import highest_passing
 from harness.settings.request import RunRequest, resolve
@@ -66,7 +67,8 @@ class Instant:
 def instant(request: NodeRequest, name: str, beat: Beat) -> tuple[Instant, NodeReady]:
     """The `Prepare` of an `Instant` node."""
     nothing = Estimate(1.0, "assumed", 1.0)
-    return Instant(), NodeReady(name, "", 1, 1, 1.0, nothing, 0.0, 0.0, 1, (), (), "", "", {}, {}, {}, {})
+    about = (RecordedMachine.here(), RecordedEngine(name="none"))
+    return Instant(), NodeReady(name, "", 1, 1, 1.0, nothing, 0.0, 0.0, 1, (), (), "", "", {}, *about)
 
 
 @dataclass(frozen=True)

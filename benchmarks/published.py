@@ -46,7 +46,9 @@ def find_file(name: str) -> tuple[Path, str]:
         return find_model(name).path, "nothing: fetched"
     path, entry = model_file(f"{name}-random"), manifests.models()[name][1]
     made = read_graph(path).metadata if path.is_file() else {}
-    if not _as_built(made, entry.recipe or CompressionRecipe(precision=entry.precision), PUBLISHED[name].engine):
+    if not _as_built(
+        made, entry.recipe or CompressionRecipe.model_validate({"precision": entry.precision}), PUBLISHED[name].engine
+    ):
         console.note(f"building {name} with random weights ...")
         path = build(BuildRequest(name, "random"))
     pruned = "sparsity" in find_model(str(path)).metadata

@@ -10,6 +10,7 @@ from itertools import count
 import numpy as np
 
 from harness.cluster.messages import Answers, NodeReady, Parcel
+from harness.results.parts import RecordedEngine, RecordedMachine
 from harness.scenarios.base import Estimate
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable
@@ -220,4 +221,4 @@ class ServerNode(_Simulated):
 def _ready(name: str, rate: float, machine: SimulatedMachine) -> NodeReady:
     estimate = Estimate(rate / TOKENS, "simulated", rate / TOKENS)
     known = (name, "simulated", machine.streams, machine.streams, rate, estimate, 0.0, 0.0, machine.batch)
-    return NodeReady(*known, (), (), "", "", {}, {}, {}, {})
+    return NodeReady(*known, (), (), "", "", {}, RecordedMachine.here(), RecordedEngine(name="simulated"))

@@ -18,6 +18,7 @@ import numpy as np
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.errors import EngineError
 from harness.machines import hosts, ray_link
+from harness.results.parts import RecordedEngine, RecordedMachine
 from harness.scenarios.base import Estimate
 
 READY = NodeReady(
@@ -35,9 +36,8 @@ READY = NodeReady(
     model_sha256="",
     code="",
     versions={},
-    machine={},
-    engine={},
-    scenario={},
+    machine=RecordedMachine.here(),
+    engine=RecordedEngine(name="none"),
 )
 
 

@@ -1,15 +1,15 @@
 """The messages between the driver, where LoadGen runs, and the nodes, where engines run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from harness.graph import Tensor
-from harness.scenarios.base import Estimate
+from harness.results.parts import RecordedConversion, RecordedEngine, RecordedMachine
+from harness.scenarios.base import BatchFacts, Estimate
 from harness.task.shape import Array, Integers
 
 DATA, INDICES = "data", "indices"
@@ -93,11 +93,12 @@ class NodeReady:
     code: str
     """The digest of the project's code."""
     versions: Mapping[str, str]
-    machine: Mapping[str, JsonValue]
-    engine: Mapping[str, object]
-    """`Engine.describe`."""
-    scenario: Mapping[str, object]
+    machine: RecordedMachine
+    engine: RecordedEngine
+    batches: BatchFacts = field(default_factory=BatchFacts)
     """`Scenario.describe`."""
+    converted: RecordedConversion | None = None
+    """The file that its engine read in place of the model's, if any."""
     data: str = ""
     """sha256 of the data set that it opened."""
     round_trip: float = 0.0

@@ -10,7 +10,17 @@ from harness.cluster.link import Link
 from harness.cluster.messages import DATA
 from harness.cluster.scheduler import ClusterScheduler
 from harness.errors import ConfigError
-from harness.scenarios.base import FULL_WARM_UP, Estimate, Listener, RunShortTest, Scenario, ShortTest, Trial, WarmUp
+from harness.scenarios.base import (
+    FULL_WARM_UP,
+    BatchFacts,
+    Estimate,
+    Listener,
+    RunShortTest,
+    Scenario,
+    ShortTest,
+    Trial,
+    WarmUp,
+)
 from harness.scenarios.offline import MARGIN, Offline
 from harness.scenarios.server import Server
 from harness.scheduling.base import Complete, Observer, Scheduler
@@ -43,9 +53,9 @@ class _ClusterScenario(Scenario):
         """Seconds of the slowest batch of any node; the nodes are already ready."""
         return max(link.ready.slowest for link in self.links)
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> BatchFacts:
         """The shapes of all nodes."""
-        return {"shapes": _shapes(self.links)}
+        return BatchFacts(sorted({shape for link in self.links for shape in link.ready.batches.shapes}))
 
 
 class NodesOffline(_ClusterScenario, Offline):
@@ -135,12 +145,3 @@ def _total(links: Sequence[Link]) -> Estimate:
         sum(each.per_second for each in found.values()),
         remarks,
     )
-
-
-def _shapes(links: Sequence[Link]) -> list[list[int]]:
-    """[batch, length] of all shapes that any node uses."""
-    found: set[tuple[int, ...]] = set()
-    for link in links:
-        shapes = link.ready.scenario.get("shapes")
-        found |= {tuple(shape) for shape in shapes} if isinstance(shapes, list) else set()
-    return [list(shape) for shape in sorted(found)]

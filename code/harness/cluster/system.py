@@ -21,7 +21,7 @@ from harness.task.shape import Array, Integers, Shape
 _ROUND_TRIPS = 9
 _FACTS: Mapping[str, Callable[[NodeReady], object]] = {
     "model": lambda ready: ready.model_sha256,
-    "version of the engine": lambda ready: ready.engine.get("version"),
+    "version of the engine": lambda ready: ready.engine.version,
     "data set": lambda ready: ready.data,
     "Python": lambda ready: ready.versions.get("python"),
 }
@@ -52,8 +52,7 @@ class NodesEngine(Engine):
 
     def describe(self) -> dict[str, JsonValue]:
         """The first node's facts, with the streams of all nodes."""
-        facts: dict[str, JsonValue] = {**self.links[0].ready.engine, "streams": self.streams}  # type: ignore[dict-item]
-        return facts
+        return {**self.links[0].ready.engine.values(), "streams": self.streams}
 
     def close(self) -> None:
         """End the nodes."""

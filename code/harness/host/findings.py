@@ -1,7 +1,7 @@
 """Findings about a machine, or several: each line good, warning or bad, with a fix.
 
-Only the standard library is imported, in syntax that older Pythons also understand: the doctor must be able to report that
-this Python is unsuitable.
+Only the standard library is imported, in syntax that older Pythons also understand: the doctor must be able to report
+that this Python is unsuitable.
 """
 
 from __future__ import annotations

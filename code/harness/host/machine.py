@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -60,17 +61,31 @@ def default_system_name() -> str:
 PACKAGES = ("mlcommons_loadgen", "deepsparse", "onnxruntime", "openvino", "numpy", "tokenizers")
 
 
-def describe() -> dict[str, object]:
-    """Processor, cores, memory in bytes, operating system, and versions of the packages that a result depends on."""
-    return {
-        "cpu": cpu_model(),
-        "cores": core_count(),
-        "numa_nodes": len({core.node for core in cores()}),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := package_version(name))},
-    }
+@dataclass(frozen=True)
+class MachineFacts:
+    """The machine and the software versions that a result depends on."""
+
+    cpu: str
+    cores: int
+    numa_nodes: int
+    memory_bytes: int
+    os: str
+    python: str
+    packages: dict[str, str]
+    """Versions by the names of `PACKAGES`."""
+
+
+def describe() -> MachineFacts:
+    """The facts about this machine."""
+    return MachineFacts(
+        cpu=cpu_model(),
+        cores=core_count(),
+        numa_nodes=len({core.node for core in cores()}),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        os=platform.platform(),
+        python=platform.python_version(),
+        packages={name: version for name in PACKAGES if (version := package_version(name))},
+    )
 
 
 def package_version(name: str) -> str | None:

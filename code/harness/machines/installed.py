@@ -24,9 +24,9 @@ def installed() -> Facts:
     versions = {name: version for name, version in packages.items() if version}
     return Facts(
         socket.gethostname(),
-        str(about["cpu"]),
+        about.cpu,
         machine.core_count(),
         code_digest(),
-        {"python": str(about["python"]), **versions},
+        {"python": about.python, **versions},
         {path.name: sha256_of(path) for path in sorted(MODELS_DIR.glob("*.onnx"))},
     )

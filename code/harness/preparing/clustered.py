@@ -22,6 +22,7 @@ from harness.preparing.local import announce, open_samples
 from harness.preparing.node import PREPARE, NodeSettings, data_digest, needed
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.preparing.shared import shared_by_nodes
+from harness.results.parts import RecordedEngine
 from harness.scenarios.base import Listener, WarmUp, find_scenario
 from harness.settings.identity import code_digest
 from harness.settings.run import THREADS, RunSettings
@@ -102,7 +103,7 @@ def _prepared(
         listener=listener,
         inputs=subject.unchanged(own),
         conversion=None,
-        description=engine.describe(),
+        description=RecordedEngine.of(engine.describe()),
         choices=benchmark.scoring_choices(sut),
         doubts=benchmark.doubts(sut),
         links=links,
@@ -112,7 +113,7 @@ def _prepared(
 def _announce_nodes(links: Sequence[Link]) -> None:
     for link in links:
         ready = link.ready
-        cpu, cores = ready.machine.get("cpu"), ready.machine.get("cores")
+        cpu, cores = ready.machine.cpu, ready.machine.cores
         console.note(
             f"node {ready.name} on {ready.host}: {cpu}, cores {cores}, streams {ready.streams}; {ready.estimate.how}"
         )

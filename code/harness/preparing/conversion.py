@@ -18,6 +18,7 @@ from harness.host import console
 from harness.host.cache import stored
 from harness.host.fingerprint import Fingerprint
 from harness.host.memory import available
+from harness.results.parts import RecordedConversion
 from harness.settings.identity import code_digest
 from harness.settings.run import RunSettings
 
@@ -38,9 +39,9 @@ class Conversion:
     layers: str
     """How many of its products and convolutions have that form: "36 of 38"."""
 
-    def record(self) -> dict[str, str]:
+    def record(self) -> RecordedConversion:
         """For a run's record."""
-        return {"form": self.form, "layers": self.layers, "sha256": self.file.sha256}
+        return RecordedConversion(form=self.form, layers=self.layers, sha256=self.file.sha256)
 
 
 def conversion(settings: RunSettings, quiet: bool = False) -> Conversion | None:

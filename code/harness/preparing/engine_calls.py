@@ -1,14 +1,12 @@
 """Calls of an engine's own methods, which may raise anything but must not cause the loss of a result."""
 
-from collections.abc import Mapping
-
 from pydantic import ValidationError
 
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
 from harness.host import console
 from harness.host.validation import first_error
-from harness.results.parts import RecordedEngine, record_text
+from harness.results.parts import RecordedEngine
 from harness.settings.run import RunSettings
 
 
@@ -29,7 +27,7 @@ def remark(engine: Engine) -> None:
         console.warn(f"remark() of engine {engine.name} failed: {_in_words(error)}.")
 
 
-def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
+def described(engine: Engine, settings: EngineSettings) -> RecordedEngine:
     """The engine's description, or its settings if ``describe()`` fails.
 
     Raises:
@@ -39,9 +37,9 @@ def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
         found = engine.describe()
     except Exception as error:  # noqa: BLE001  an engine may raise anything
         console.warn(f"describe() of engine {engine.name} failed, so run.json lacks its version: {_in_words(error)}.")
-        return {"name": engine.name, **settings.model_dump()}
+        found = {"name": engine.name, **settings.model_dump()}
     try:
-        RecordedEngine.model_validate_json(record_text(found))
+        return RecordedEngine.of(found)
     except ValidationError as error:
         first = first_error(error)
         raise EngineError(
@@ -53,7 +51,6 @@ def described(engine: Engine, settings: EngineSettings) -> Mapping[str, object]:
             f"describe() of engine {engine.name} returns what run.json cannot hold ({_in_words(error)}): return a "
             "dictionary of strings and numbers."
         ) from error
-    return found
 
 
 def activity(engine: type[Engine], verb: str, settings: RunSettings) -> str:

@@ -1,6 +1,6 @@
 """Prepares a test on this machine from its settings, for runs, tuning trials, benchmarks and nodes of a cluster."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 
@@ -17,6 +17,7 @@ from harness.preparing import engine_calls
 from harness.preparing.conversion import Conversion, conversion
 from harness.preparing.prepared import AS_A_RUN, Preparation, Prepared, Subject, patience
 from harness.preparing.streams import Build, affordable, quick_enough, with_streams
+from harness.results.parts import RecordedEngine
 from harness.scenarios.base import Listener, Scenario, WarmUp, find_scenario
 from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.settings.run import RunSettings
@@ -113,11 +114,12 @@ def announce(settings: RunSettings, dataset: Dataset, samples: int) -> None:
     )
 
 
-def _explain(description: Mapping[str, object], scenario: Scenario, slowest: float) -> None:
-    console.detail(f"settings in force: {_words(description)}")
+def _explain(description: RecordedEngine, scenario: Scenario, slowest: float) -> None:
+    facts = ", ".join(f"{name} {value}" for name, value in description.values().items() if value is not None)
+    console.detail(f"settings in force: {facts}")
     if scenario.choice:
         console.detail(scenario.choice.words(scenario.sut.unit))
-    console.detail(f"batches: {_words(scenario.describe())}; the slowest warm-up batch took {slowest:.3g} s")
+    console.detail(f"batches: {scenario.describe().words}; the slowest warm-up batch took {slowest:.3g} s")
 
 
 def open_samples(settings: RunSettings, subject: Subject, engine: Engine, beat: Beat) -> SampleLibrary:
@@ -192,7 +194,3 @@ def _warm_up(
         listener.doing = ""  # later batches are not the first
         bar.update(done=len(scenario.shapes), total=len(scenario.shapes))
     return scenario, slowest, listener
-
-
-def _words(facts: Mapping[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)

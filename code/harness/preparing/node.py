@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from harness.catalog.manifests import Dataset, Model
 from harness.cluster.messages import NodeReady, NodeRequest
 from harness.cluster.node import Node
-from harness.host import machine
 from harness.host.files import readable
 from harness.host.fingerprint import Fingerprint, combined
 from harness.host.supervise import Beat
@@ -24,6 +22,7 @@ from harness.paths import CACHE_DIR
 from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation, Prepared, no_beat, patience
 from harness.preparing.shared import Shared
+from harness.results.parts import RecordedMachine
 from harness.settings.identity import code_digest, setting_files
 from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
@@ -70,8 +69,7 @@ def prepare_node(request: NodeRequest, name: str, beat: Beat = no_beat) -> tuple
 def _report(name: str, asked: NodeSettings, model: Model, ready: Prepared) -> NodeReady:
     scenario, engine, indices = ready.scenario, ready.engine, ready.indices
     found = scenario.estimate(indices, asked.seconds, ready.listener)
-    here = {key: _plain(value) for key, value in machine.describe().items()}
-    converted = {"converted": ready.conversion.record()} if ready.conversion else {}
+    here = RecordedMachine.here()
     return NodeReady(
         name=name,
         host=socket.gethostname(),
@@ -86,25 +84,13 @@ def _report(name: str, asked: NodeSettings, model: Model, ready: Prepared) -> No
         outputs=engine.outputs,
         model_sha256=next((file.sha256 for file in model.files if file.path == model.path), ""),
         code=code_digest(),
-        versions=_versions(),
+        versions={"python": here.python, **here.packages},
         machine=here,
         engine=ready.description,
-        scenario={**scenario.describe(), **converted},
+        batches=scenario.describe(),
+        converted=ready.conversion.record() if ready.conversion else None,
         data=data_digest(ready.dataset, ready.qsl),
     )
-
-
-def _versions() -> dict[str, str]:
-    about = machine.describe()
-    packages = about["packages"]
-    assert isinstance(packages, dict)
-    return {"python": str(about["python"]), **packages}
-
-
-def _plain(value: object) -> JsonValue:
-    if isinstance(value, np.generic):
-        return value.item()  # type: ignore[no-any-return]
-    return value  # type: ignore[return-value]
 
 
 def needed(settings: RunSettings, dataset: Dataset, one_file: bool) -> tuple[Needed, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.catalog.datasets import find_dataset
@@ -15,6 +15,7 @@ from harness.loadgen.logs import Detail
 from harness.preparing import engine_calls
 from harness.preparing.conversion import Conversion
 from harness.preparing.shared import Shared
+from harness.results.parts import RecordedEngine
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.scenarios.base import Listener, Scenario, ShortTest
 from harness.scheduling.base import Scheduler
@@ -109,7 +110,7 @@ class Prepared:
     """All files that the result depends on: model, data set, vocabulary."""
     conversion: Conversion | None
     """The file that the engine reads in place of the model's, if any."""
-    description: Mapping[str, object]
+    description: RecordedEngine
     """The engine's description, taken before the test: an error in it afterwards could lose the result."""
     choices: tuple[Choice, ...] = ()
     doubts: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ _NO_SETTINGS = frozenset(
 )
 # The chosen limits and streams are also in the engine's settings.
 _MEASURED = frozenset({"measured_seconds", "limits", "streams"})
-_RATES = ("estimated_", "missed_")  # prefixes of measured rates and latencies
+_SIZED = frozenset({"estimated_target_qps", "estimated_target_latency", "missed_target_qps", "missed_target_latency"})
 _OF_NODE = frozenset({"host", "machine", "model_sha256", "code", "streams", "engine"})
 _REPEATED = frozenset({"model.random"})  # the caveat says the same, also in records of older versions
 _OF_WHAT = {"scenario": "scenarios", "mode": "modes", "model.name": "models", "dataset.name": "data sets"}
@@ -189,11 +189,7 @@ def _print(sides: tuple[Side, Side], found: Comparison) -> None:
 
 def _settings(record: Record) -> dict[str, str]:
     """Everything except measurements, by name; names in nested tables are joined with dots."""
-    values = {
-        key: value
-        for key, value in record.values().items()
-        if key not in _NO_SETTINGS | _MEASURED and not key.startswith(_RATES)
-    }
+    values = {key: value for key, value in record.values().items() if key not in _NO_SETTINGS | _MEASURED | _SIZED}
     if record.nodes:
         values["nodes"] = {
             node.name: {key: value for key, value in node.values().items() if key in _OF_NODE} for node in record.nodes

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, model_validator
 
+from harness.host import machine
+from harness.host.energy import Energy
 from harness.host.usage import CoreUse
+from harness.scenarios.base import StreamChoice
+from harness.scheduling.limits import LimitChoice
+from harness.task.shape import Shape
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -24,9 +30,19 @@ def record_text(values: object) -> str:
 
 
 class Part(BaseModel):
-    """A part of a record. Unknown keys are kept, since a record may come from a newer version."""
+    """A part of a record. Unknown keys are kept when it is read, since a record may come from another version."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    extensible: ClassVar[bool] = False
+    """Whether it may be made with keys that are not fields."""
+
+    @model_validator(mode="after")
+    def _made_of_fields(self, info: ValidationInfo) -> Self:
+        """Only JSON comes from another version: in what this one makes, an unknown key is a mistake."""
+        if info.mode != "json" and self.model_extra and not self.extensible:
+            raise ValueError(f"{type(self).__name__} has no {', '.join(self.model_extra)}")
+        return self
 
     def values(self) -> dict[str, JsonValue]:
         """The content of run.json."""
@@ -47,6 +63,12 @@ class RecordedCores(Part):
     disturbed: bool
     """Whether others took so many that the result is worse than this machine could reach."""
 
+    @classmethod
+    def measured(cls, use: CoreUse) -> Self:
+        """A measurement, to be recorded."""
+        own, others, stolen, cores = (round(cores, 3) for cores in (use.own, use.others, use.stolen, use.cores))
+        return cls(own=own, others=others, stolen=stolen, of=cores, disturbed=use.disturbed)
+
     @property
     def use(self) -> CoreUse:
         """The recorded measurement."""
@@ -61,6 +83,11 @@ class RecordedEnergy(Part):
     zones: list[str]
     """The kernel's names of the measured power zones, such as package-0."""
 
+    @classmethod
+    def measured(cls, energy: Energy) -> Self:
+        """A measurement, to be recorded."""
+        return cls(joules=energy.joules, seconds=energy.seconds, zones=list(energy.zones))
+
     @property
     def watts(self) -> float:
         """The mean power."""
@@ -74,10 +101,22 @@ class RecordedEnergy(Part):
 class RecordedEngine(Part):
     """The engine; the settings in effect are further keys."""
 
+    extensible: ClassVar[bool] = True
+
     name: str
     version: str | None = None
     precision: str | None = None
     """The type that it uses for FP32 layers, if there is a choice: f32, bf16."""
+
+    @classmethod
+    def of(cls, described: Mapping[str, object]) -> Self:
+        """From what `Engine.describe` returns.
+
+        Raises:
+            ValidationError: a field has another type.
+            TypeError, ValueError, RecursionError: JSON cannot hold it.
+        """
+        return cls.model_validate_json(record_text(described))
 
     @property
     def title(self) -> str:
@@ -106,6 +145,20 @@ class RecordedMachine(Part):
     python: str
     packages: dict[str, str]
 
+    @classmethod
+    def here(cls) -> Self:
+        """This machine."""
+        facts = machine.describe()
+        return cls(
+            cpu=facts.cpu,
+            cores=facts.cores,
+            numa_nodes=facts.numa_nodes,
+            memory_bytes=facts.memory_bytes,
+            os=facts.os,
+            python=facts.python,
+            packages=facts.packages,
+        )
+
 
 class RecordedLimits(Part):
     """The batch limits, chosen by measurement."""
@@ -116,12 +169,34 @@ class RecordedLimits(Part):
     """[max_batch, max_tokens, cost units per second] of each measured pair."""
     why: str = ""
 
+    @classmethod
+    def of(cls, choice: LimitChoice) -> Self:
+        """A choice, to be recorded."""
+        measured: list[list[int | float]] = [[*limits, 1 / seconds] for limits, seconds in choice.seconds.items()]
+        chosen = choice.limits
+        return cls(max_batch=chosen.max_batch, max_tokens=chosen.max_tokens, measured=measured, why=choice.why)
+
 
 class RecordedStreams(Part):
     """The number of streams, chosen for a latency bound."""
 
     streams: Annotated[int, Field(ge=1)]
     why: str = ""
+
+    @classmethod
+    def of(cls, choice: StreamChoice) -> Self:
+        """A choice, to be recorded."""
+        return cls(streams=choice.streams, why=choice.why)
+
+
+def recorded_shapes(shapes: Iterable[Shape]) -> list[list[int]]:
+    """[batch, length] of each shape."""
+    return [list(shape) for shape in shapes]
+
+
+def recorded_seconds(seconds: Mapping[Shape, float]) -> list[list[int | float]]:
+    """[batch, length, seconds] of each shape."""
+    return [[*shape, taken] for shape, taken in seconds.items()]
 
 
 class RecordedNode(Part):
@@ -137,6 +212,12 @@ class RecordedNode(Part):
     rate: float
     """The rate by which the work was divided; only its ratio to the other nodes' rates matters."""
     engine: RecordedEngine
+    converted: RecordedConversion | None = None
+    """None if its engine read the model's own file."""
+    shapes: list[list[int]] | None = None
+    """[batch, length] of each shape."""
+    measured_seconds: list[list[int | float]] | None = None
+    """[batch, length, median of the measured seconds] of each shape, in scenarios that measure them."""
     limits: RecordedLimits | None = None
     """The batch limits, if the node chose them by measurement."""
     chosen_streams: RecordedStreams | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -29,6 +30,11 @@ class NodeTime(OperatorTime):
 
     node: str
     """Its name in the graph as the engine runs it."""
+
+    @classmethod
+    def of(cls, node: str, time: OperatorTime) -> Self:
+        """The time of the node with this name."""
+        return cls(node=node, operator=time.operator, ms=time.ms, share=time.share, calls=time.calls)
 
 
 class Profile(Part):

@@ -27,7 +27,8 @@ from harness.results.parts import (
     RecordedStreams,
 )
 from harness.rules.audits import AUDITS
-from harness.scenarios.base import find_scenario
+from harness.scenarios.base import Metric
+from harness.task.base import Choice
 
 
 class Identity(Part):
@@ -66,6 +67,11 @@ class RecordedModel(Model, Part):
     caveat: str
     metadata: dict[str, str]
 
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """The model that runs."""
+        return cls(**model.model_dump())
+
     @model_validator(mode="after")
     def _random_in_older_records(self) -> Self:
         """Versions up to 0.2 recorded only the caveat, which a model had only if its weights were random."""
@@ -80,6 +86,12 @@ class RecordedDataset(Part):
     name: str
     path: str | None = None
     sha256: str | None
+    official: bool = False
+    """Whether official runs use it."""
+    samples: int | None = None
+    """The number of samples in all of it, if known."""
+    metric: str | None = None
+    """The name of its scores, if they are not the benchmark's accuracy."""
     samples_used: int
     samples_sha256: str | None = None
     """sha256 over the samples' files, if each has its own; ``sha256`` is then that of the list of labels."""
@@ -96,6 +108,11 @@ class RecordedMetric(Part):
     name: str
     value: float | None
     unit: str
+
+    @classmethod
+    def of(cls, metric: Metric) -> Self:
+        """A metric, to be recorded."""
+        return cls(name=metric.name, value=metric.value, unit=metric.unit)
 
 
 class RecordedResult(Part):
@@ -137,6 +154,11 @@ class RecordedChoice(Part):
     value: str
     source: str
 
+    @classmethod
+    def of(cls, choice: Choice) -> Self:
+        """A choice, to be recorded."""
+        return cls(name=choice.name, value=choice.value, source=choice.source)
+
     @property
     def text(self) -> str:
         """Value and source."""
@@ -155,7 +177,7 @@ class RecordedAgreement(Part):
 
 
 class Record(Part):
-    """A finished test. Fields that only some tests or versions have are optional; a scenario adds its own keys."""
+    """A finished test. Fields that only some tests or versions have are optional."""
 
     harness: str
     time: str = ""
@@ -188,6 +210,16 @@ class Record(Part):
     """The engine's streams, if they were chosen for a latency bound."""
     limits: RecordedLimits | None = None
     """The batch limits, if they were chosen by measurement."""
+    measured_seconds: list[list[int | float]] | None = None
+    """[batch, length, median of the measured seconds] of each shape, in scenarios that measure them."""
+    estimated_target_qps: float | None = None
+    """The value for this key of user.conf that the harness estimated; None if the user had set one."""
+    estimated_target_latency: float | None = None
+    """The same for the scenarios with this key."""
+    missed_target_qps: float | None = None
+    """The rate, chosen by the harness, at which a first test missed the latency bound."""
+    missed_target_latency: float | None = None
+    """Always None: these scenarios have no bound."""
     result: RecordedResult
     loadgen: dict[str, JsonValue]
     machine: RecordedMachine
@@ -215,8 +247,7 @@ class Record(Part):
     @property
     def estimated(self) -> float | None:
         """The value for the scenario's key of user.conf that the harness estimated; None if the user had set one."""
-        found = (self.model_extra or {}).get(f"estimated_{find_scenario(self.scenario).key}")
-        return found if isinstance(found, float) else None
+        return self.estimated_target_qps if self.estimated_target_qps is not None else self.estimated_target_latency
 
     @property
     def performance(self) -> bool:

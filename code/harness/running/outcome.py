@@ -1,6 +1,5 @@
 """The outcome of a test: its record, and the result as printed."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from harness import __version__
 from harness.catalog.manifests import Dataset
-from harness.host import console, machine
+from harness.host import console
 from harness.host.clock import Timing
 from harness.host.energy import Energy
 from harness.host.files import shown
@@ -20,9 +19,28 @@ from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.preparing.conversion import Conversion
 from harness.results.agreement import Agreement
-from harness.results.parts import record_text
-from harness.results.record import Identity, Record
-from harness.scenarios.base import Metric, Scenario
+from harness.results.parts import (
+    RecordedCores,
+    RecordedEnergy,
+    RecordedEngine,
+    RecordedLimits,
+    RecordedMachine,
+    RecordedNode,
+    RecordedStreams,
+    record_text,
+    recorded_seconds,
+    recorded_shapes,
+)
+from harness.results.record import (
+    Identity,
+    Record,
+    RecordedChoice,
+    RecordedDataset,
+    RecordedMetric,
+    RecordedModel,
+    RecordedResult,
+)
+from harness.scenarios.base import BatchFacts, Metric, Scenario
 from harness.scheduling.base import Counters
 from harness.settings.identity import code_digest, command
 from harness.settings.run import RunSettings
@@ -43,8 +61,7 @@ class Outcome:
     samples_sha256: str | None
     """Over the files of the samples; None if each is in the data set's own file."""
     identity: Identity
-    engine: Mapping[str, object]
-    """The engine's description of itself."""
+    engine: RecordedEngine
     conversion: Conversion | None
     """The file that the engine read in place of the user's, if any."""
     scenario: Scenario
@@ -71,71 +88,105 @@ class Outcome:
     """Who used the cores during the test; None if unknown."""
     energy: Energy | None = None
     """The energy that the machine used during the test; None if unknown."""
-    nodes: tuple[Mapping[str, object], ...] = ()
-    """The nodes that computed, and the part of each, as `harness.results.parts.RecordedNode`."""
+    nodes: tuple[RecordedNode, ...] = ()
+    """The nodes that computed, and the part of each."""
 
     @cached_property
     def record(self) -> Record:
         """The content of run.json."""
-        settings, counters, accuracy = self.settings, self.counters, self.accuracy
-        values: dict[str, object] = {
-            "harness": __version__,
-            "time": self.ended,
-            "command": command(settings),
-            "code": code_digest(),
-            "for_submission": settings.official and not settings.rehearsal,
-            "rehearsal": settings.rehearsal,
-            "notice": settings.notice,
-            "scenario": settings.scenario,
-            "mode": settings.mode,
-            "audit": settings.audit,
-            "identity": self.identity.model_dump(),
-            "model": settings.model.model_dump(),
-            "dataset": {**self.dataset.model_dump(), "samples_used": self.samples, **self._samples},
-            "tuned": settings.tuned,
-            "engine_choice": settings.engine_choice,
-            "benchmark_settings": settings.benchmark_settings.model_dump(),
-            "choices": [dataclasses.asdict(choice) for choice in self.choices],
-            "doubts": self.doubts,
-            "engine": self.engine,
-            **self.scenario.describe(),
-            f"estimated_{self.scenario.key}": self.estimated,
-            f"missed_{self.scenario.key}": settings.missed,
-            "result": {
-                "metric": dataclasses.asdict(self.metric),
-                "latency_ms": self.detail.latencies,
-                "duration_s": self.detail.duration,
-                "loadgen_s": self.detail.elapsed,
-                "monotonic_s": round(self.timing.shortest, 3),
-                "samples": counters.completed,
-                "batches": counters.batches,
-                "cost": counters.real,
-                "cost_unit": self.scenario.sut.unit,
-                "padded_to_real": counters.padding_ratio,
-                "accuracy": {name: float(value) for name, value in accuracy.metrics.items()} if accuracy else None,
-                "accuracy_scope": accuracy.scope if accuracy else None,
-                "cores": _cores(self.cores),
-                "energy": dataclasses.asdict(self.energy) if self.energy else None,
-            },
-            "loadgen": {key: self.detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},
-            "machine": machine.describe(),
-            "valid": self.valid,
-            "reasons": self.reasons,
-        }
+        settings, batches = self.settings, self.scenario.describe()
+        made = Record(
+            harness=__version__,
+            time=self.ended,
+            command=command(settings),
+            code=code_digest(),
+            for_submission=settings.official and not settings.rehearsal,
+            rehearsal=settings.rehearsal,
+            notice=settings.notice,
+            scenario=settings.scenario,
+            mode="accuracy" if settings.accuracy else "performance",
+            audit=settings.audit,
+            identity=self.identity,
+            model=RecordedModel.of(settings.model),
+            dataset=self._dataset,
+            tuned=str(settings.tuned) if settings.tuned else None,
+            engine_choice=settings.engine_choice,
+            benchmark_settings=settings.benchmark_settings.model_dump(mode="json"),
+            choices=[RecordedChoice.of(choice) for choice in self.choices],
+            doubts=list(self.doubts),
+            engine=self.engine,
+            shapes=recorded_shapes(batches.shapes),
+            result=self._result,
+            loadgen={key: self.detail.values.get(key) for key in ("loadgen_version", "effective_target_qps")},
+            machine=RecordedMachine.here(),
+            valid=self.valid,
+            reasons=list(self.reasons),
+        )
+        self._add_sizing(made)
+        self._add_parts(made, batches)
+        return Record.model_validate_json(record_text(made.values()))  # as it will be read: paths are valid text
+
+    def _add_sizing(self, made: Record) -> None:
+        """Add the value for the scenario's key of user.conf, under a name with that key."""
+        if self.scenario.latency:
+            made.estimated_target_latency, made.missed_target_latency = self.estimated, self.settings.missed
+        else:
+            made.estimated_target_qps, made.missed_target_qps = self.estimated, self.settings.missed
+
+    def _add_parts(self, made: Record, batches: BatchFacts) -> None:
+        """Add what only some tests have: without it, run.json lacks the key."""
+        if batches.streams:
+            made.streams = RecordedStreams.of(batches.streams)
+        if batches.limits:
+            made.limits = RecordedLimits.of(batches.limits)
+        if batches.seconds is not None:
+            made.measured_seconds = recorded_seconds(batches.seconds)
         if self.conversion:
-            values["converted"] = self.conversion.record()
+            made.converted = self.conversion.record()
         if self.agreement:
-            values["agreement"] = self.agreement.record().values()
+            made.agreement = self.agreement.record()
         if self.nodes:
-            hosts = {node["host"] for node in self.nodes} | {gethostname()}
-            values |= {"nodes": self.nodes, "machines": len(hosts), "cluster_samples": settings.cluster_samples}
+            made.nodes = list(self.nodes)
+            made.machines = len({node.host for node in self.nodes} | {gethostname()})
+            made.cluster_samples = self.settings.cluster_samples
         if self.reference is not None:
-            values["reference"] = self.reference
-        return Record.model_validate_json(record_text(values))
+            made.reference = dict(self.reference)
 
     @property
-    def _samples(self) -> dict[str, str]:
-        return {"samples_sha256": self.samples_sha256} if self.samples_sha256 else {}
+    def _dataset(self) -> RecordedDataset:
+        dataset = self.dataset
+        made = RecordedDataset(
+            name=dataset.name,
+            path=str(dataset.path),
+            sha256=dataset.sha256,
+            official=dataset.official,
+            samples=dataset.samples,
+            metric=dataset.metric,
+            samples_used=self.samples,
+        )
+        if self.samples_sha256:
+            made.samples_sha256 = self.samples_sha256
+        return made
+
+    @property
+    def _result(self) -> RecordedResult:
+        counters, detail, accuracy = self.counters, self.detail, self.accuracy
+        return RecordedResult(
+            metric=RecordedMetric.of(self.metric),
+            latency_ms=detail.latencies,
+            duration_s=detail.duration,
+            loadgen_s=detail.elapsed,
+            monotonic_s=round(self.timing.shortest, 3),
+            samples=counters.completed,
+            batches=counters.batches,
+            cost=counters.real,
+            cost_unit=self.scenario.sut.unit,
+            padded_to_real=counters.padding_ratio,
+            accuracy={name: float(value) for name, value in accuracy.metrics.items()} if accuracy else None,
+            accuracy_scope=accuracy.scope if accuracy else None,
+            cores=RecordedCores.measured(self.cores) if self.cores else None,
+            energy=RecordedEnergy.measured(self.energy) if self.energy else None,
+        )
 
     def show(self, logs: Path) -> None:
         """Print the outcome as the settings specify; ``logs`` is the folder that holds it."""
@@ -195,11 +246,3 @@ class Outcome:
         if settings.official and not self.valid:
             add("note", "Not moved to results/, which holds only valid runs.", style="yellow")
         return table
-
-
-def _cores(use: CoreUse | None) -> dict[str, object] | None:
-    """The content of `harness.results.parts.RecordedCores`."""
-    if use is None:
-        return None
-    found = {"own": use.own, "others": use.others, "stolen": use.stolen, "of": use.cores}
-    return {**{name: round(cores, 3) for name, cores in found.items()}, "disturbed": use.disturbed}

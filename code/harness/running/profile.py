@@ -69,8 +69,7 @@ def _profile(settings: RunSettings, ready: Prepared, shapes: Sequence[Shape], be
         times = _recorded(ready, engine, shapes, lambda: beat(settings.stall_timeout))
     finally:
         engine.close()
-    title = " ".join(str(ready.description[key]) for key in ("name", "version") if ready.description.get(key))
-    return summary(times, title, engine.threads, ready.engine.streams, shapes)
+    return summary(times, ready.description.title, engine.threads, ready.engine.streams, shapes)
 
 
 def _recorded(ready: Prepared, engine: Profiler, shapes: Sequence[Shape], ran: Callable[[], None]) -> Times:
@@ -116,10 +115,10 @@ def summary(times: Times, engine: str, threads: int, streams: int, shapes: Seque
         sofar = operators[node.operator]
         operators[node.operator] = NodeTotal(sofar.seconds + spent.seconds, sofar.calls + spent.calls)
 
-    def facts(operator: str, spent: NodeTotal) -> dict[str, object]:
+    def time(operator: str, spent: NodeTotal) -> OperatorTime:
         share = spent.seconds / total if total else 0.0
-        milliseconds = round(spent.seconds * 1000, 4)
-        return {"operator": operator, "ms": milliseconds, "share": round(share, 5), "calls": spent.calls}
+        ms = round(spent.seconds * 1000, 4)
+        return OperatorTime(operator=operator, ms=ms, share=round(share, 5), calls=spent.calls)
 
     nodes = sorted(times.items(), key=lambda item: -item[1].seconds)[:_NODES]
     return Profile(
@@ -128,11 +127,8 @@ def summary(times: Times, engine: str, threads: int, streams: int, shapes: Seque
         streams=streams,
         batches=[list(shape) for shape in shapes],
         ms=round(total * 1000, 4),
-        operators=[
-            OperatorTime.model_validate(facts(name, spent))
-            for name, spent in sorted(operators.items(), key=lambda item: -item[1].seconds)
-        ],
-        nodes=[NodeTime.model_validate({"node": node.name, **facts(node.operator, spent)}) for node, spent in nodes],
+        operators=[time(name, spent) for name, spent in sorted(operators.items(), key=lambda item: -item[1].seconds)],
+        nodes=[NodeTime.of(node.name, time(node.operator, spent)) for node, spent in nodes],
     )
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from harness.preparing.shared import shared_with_result
 from harness.results.agreement import Agreement
 from harness.results.digests import with_digests
 from harness.results.layout import CONF, RUN, RUN_1, SCORES
+from harness.results.parts import RecordedNode
 from harness.results.record import read_record
 from harness.rules.limits import MIN_DURATION_MS
 from harness.rules.rehearsal import NOTICE_FILE
@@ -129,8 +130,7 @@ class _MeasuredTest:
     recorder: Recorder | None
     cores: CoreUse | None
     energy: Energy | None
-    nodes: tuple[Mapping[str, object], ...] = ()
-    """What each node did, as `harness.results.parts.RecordedNode`."""
+    nodes: tuple[RecordedNode, ...] = ()
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -72,6 +72,34 @@ class ShortTest:
     """Minimum number of queries; in Offline, of samples."""
     most: int | None = None
     """Maximum number of queries."""
+
+
+@dataclass(frozen=True)
+class StreamChoice:
+    """The number of streams that was chosen for a latency bound."""
+
+    streams: int
+    why: str
+    """The reason, as a clause without a full stop."""
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    """How a scenario forms its batches."""
+
+    shapes: Sequence[Shape] = ()
+    streams: StreamChoice | None = None
+    limits: LimitChoice | None = None
+    seconds: Mapping[Shape, float] | None = None
+    """The median of the measured seconds by shape, in scenarios that measure them."""
+
+    @property
+    def words(self) -> str:
+        """Streams and shapes in one line."""
+        times = self.seconds or {}
+        each = [f"{s.batch} x {s.length}" + (f" in {times[s]:.3g} s" if s in times else "") for s in self.shapes]
+        chosen = [f"streams {self.streams.streams}, since {self.streams.why}"] if self.streams else []
+        return "; ".join([*chosen, ", ".join(each) or "of any shape"])
 
 
 RunShortTest = Callable[[ShortTest], Detail]
@@ -253,12 +281,11 @@ class Scenario(ABC):
     def correction(cls, detail: Detail) -> float | None:
         """A better value of ``key`` after a test that was too short; None if the log does not show one."""
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> BatchFacts:
         """How batches are formed, for a run's record."""
-        facts: dict[str, object] = {"shapes": [list(shape) for shape in self.shapes]}
-        if self.streams_why is not None:
-            facts["streams"] = {"streams": self.sut.engine.streams, "why": self.streams_why}
-        return {**facts, "limits": self.choice.describe()} if self.choice else facts
+        why = self.streams_why
+        streams = None if why is None else StreamChoice(self.sut.engine.streams, why)
+        return BatchFacts(self.shapes, streams, self.choice)
 
     def _budget(self, most: int | None = None) -> CompileBudget:
         """How many shapes to compile, of at most ``most`` possible ones."""

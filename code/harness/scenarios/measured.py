@@ -1,13 +1,14 @@
 """Scenarios that form batches while queries arrive, based on the measured time of each shape."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from harness.errors import ConfigError
 from harness.host.usage import CoreMeter, CoreUse
-from harness.scenarios.base import FULL_WARM_UP, Listener, Scenario, WarmUp
+from harness.scenarios.base import FULL_WARM_UP, BatchFacts, Listener, Scenario, WarmUp
 from harness.scheduling.cost import CostTable, fitting, measure_shapes, probes, shapes_to_measure
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
@@ -81,9 +82,9 @@ class MeasuredScenario(Scenario):
         ratios = np.sort(np.concatenate([times / np.median(times) for times in self.times.values()]))
         return ratios[: max(1, int(0.95 * len(ratios)))]
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> BatchFacts:
         """The shapes and the median of their measured seconds."""
-        return {**super().describe(), "measured_seconds": [[*shape, s] for shape, s in _medians(self.times).items()]}
+        return replace(super().describe(), seconds=_medians(self.times))
 
 
 def _medians(times: Mapping[Shape, Floats]) -> dict[Shape, float]:

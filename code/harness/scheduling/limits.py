@@ -54,11 +54,6 @@ class LimitChoice:
     why: str
     """The reason, as a clause without a full stop."""
 
-    def describe(self) -> dict[str, object]:
-        """For a run's record: the limits, and [max_batch, max_tokens, cost units/s] of all that were measured."""
-        measured = [[*limits, 1 / seconds] for limits, seconds in self.seconds.items()]
-        return {**self.limits._asdict(), "measured": measured, "why": self.why}
-
     def words(self, unit: str) -> str:
         """The choice and the measurements in one line; ``unit`` is that of the costs."""
         name = "max_batch" if len({limits.max_tokens for limits in self.seconds}) < 2 else "max_tokens"

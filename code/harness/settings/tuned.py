@@ -46,7 +46,8 @@ class Machine(BaseModel):
     @classmethod
     def here(cls) -> Machine:
         """This machine."""
-        return cls.model_validate(machine.describe())
+        here = machine.describe()
+        return cls(cpu=here.cpu, cores=here.cores, numa_nodes=here.numa_nodes)
 
     def __str__(self) -> str:
         """CPU, cores and NUMA nodes as text."""

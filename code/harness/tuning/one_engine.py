@@ -100,7 +100,7 @@ class EngineTuning:
             default_score=self.score({}),
             engines=dict(engines),
             confirmed=confirmed.model_dump() if confirmed else None,
-            trials=[{"options": t.options, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
+            trials=[{"options": {**t.options}, **t.measured.model_dump(exclude_defaults=True)} for t in self.trials],
             rates=self.journal.saved_rates() if confirmed else [],
             machine=tuned.Machine.here(),
             cluster=cluster_name(self.settings.cluster),

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def _journal(request: TuneRequest, asked: RunRequest, settings: RunSettings) -> 
     path = request.state_dir / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
     circumstances = {
         "harness": __version__,
-        "machine": machine.describe(),
+        "machine": asdict(machine.describe()),
         "model": settings.model.sha256,
         "engine": settings.engine,
         "dataset": [str(dataset.path), dataset.sha256, settings.samples],

@@ -32,6 +32,7 @@ from harness.catalog.models import find_model
 from harness.engines.base import find_engine
 from harness.errors import ConfigError, EngineError, RunFailed
 from harness.registry import installed
+from harness.results.parts import RecordedEngine
 from harness.scheduling.limits import Limits
 from harness.task.shape import Shape
 
@@ -98,7 +99,7 @@ def layout(folder: Path, name: str, streams: int) -> BareLayout:
     engine = find_engine(name)
     precision = {"precision": "f32"} if name == "openvino" else {}
     made = engine(path, engine.Settings(streams=streams, threads=1, **precision))
-    return BareLayout.of(SimpleNamespace(engine=made, description=made.describe()))
+    return BareLayout.of(SimpleNamespace(engine=made, description=RecordedEngine.of(made.describe())))
 
 
 @pytest.mark.parametrize("engine", BARE)

@@ -15,6 +15,7 @@ from harness.cluster.messages import DATA, NodeReady
 from harness.cluster.node import Node
 from harness.engines.null import NullEngine, NullSettings
 from harness.errors import EngineError
+from harness.results.parts import RecordedEngine, RecordedMachine
 from harness.scenarios.base import Estimate
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.cost import CostTable
@@ -130,9 +131,8 @@ def ready(name="one", rate=1000.0, streams=1, largest=4) -> NodeReady:
         model_sha256="",
         code="",
         versions={},
-        machine={},
-        engine={},
-        scenario={},
+        machine=RecordedMachine.here(),
+        engine=RecordedEngine(name="none"),
     )
 
 

@@ -23,11 +23,13 @@ from harness.preparing.clustered import prepare_nodes
 from harness.preparing.local import prepare
 from harness.preparing.node import PREPARE, prepare_node
 from harness.preparing.prepared import Preparation
+from harness.results.parts import RecordedEngine
 from harness.running.nodes import node_records, progress_of
 from harness.scenarios import offline
-from harness.scenarios.base import Estimate, WarmUp, find_scenario
+from harness.scenarios.base import BatchFacts, Estimate, WarmUp, find_scenario
 from harness.settings.identity import command
 from harness.settings.request import RunRequest, resolve
+from harness.task.shape import Shape
 
 MODELS = {"bert": "minilm-l6-squad-int8", "resnet50": "efficientnet-lite0-int8"}
 CALIBRATION_SAMPLES = {"bert": 6, "resnet50": 8}
@@ -117,7 +119,7 @@ def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, sa
     settings = settings_of(benchmark, scenario, samples)
     made = prepare_nodes(settings, Preparation(quiet=True), lambda name, request, beat: nodes.connect(number, request))
     assert made.engine.streams == number
-    assert made.description["name"] == "onnxruntime"
+    assert made.description.name == "onnxruntime"
     collected = Collected()
     scheduler = made.scenario.scheduler(collected)
     one_by_one = [[index] for index in made.indices.tolist()]
@@ -126,9 +128,9 @@ def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, sa
     assert scheduler.failure is None
     assert by_sample(numbers, collected) == alone(benchmark)
     records = node_records(made.links, scheduler)
-    assert sum(record["samples"] for record in records) == len(numbers) == scheduler.counters.completed
-    assert {record["host"] for record in records} == {made.links[0].ready.host}
-    assert all(0 < record["round_trip_ms"] < 1000 for record in records)
+    assert sum(record.samples for record in records) == len(numbers) == scheduler.counters.completed
+    assert {record.host for record in records} == {made.links[0].ready.host}
+    assert all(0 < record.round_trip_ms < 1000 for record in records)
     assert progress_of(scheduler).startswith("node-0 ")
 
 
@@ -170,7 +172,7 @@ def test_indices_are_marked_everywhere_and_the_command_repeats_the_run():
         ),
         ({"versions": {"python": "3.12"}}, "different Python \\(3.12\\) than node one on here \\(3.11\\)"),
         ({"versions": {"python": "3.11", "numpy": "2"}}, "node two on far has numpy 2, .* not installed"),
-        ({"engine": {"version": "2"}}, "different version of the engine"),
+        ({"engine": RecordedEngine(name="none", version="2")}, "different version of the engine"),
         ({"data": "x"}, "different data set"),
     ],
 )
@@ -207,13 +209,13 @@ def scenario_of(kind, links, **options):
 
 def test_estimates_are_the_sums_of_the_nodes():
     links = [make_link("a", rate=3000.0), make_link("b", rate=1000.0)]
-    links[0].ready = replace(links[0].ready, peak=60.0, slowest=0.2, scenario={"shapes": [[4, 8], [1, 8]]})
-    links[1].ready = replace(links[1].ready, peak=20.0, slowest=0.1, scenario={"shapes": [[1, 8]]})
+    links[0].ready = replace(links[0].ready, peak=60.0, slowest=0.2, batches=BatchFacts([Shape(4, 8), Shape(1, 8)]))
+    links[1].ready = replace(links[1].ready, peak=20.0, slowest=0.1, batches=BatchFacts([Shape(1, 8)]))
     dealt, server = scenario_of(NodesOffline, links), scenario_of(NodesServer, links)
     listener = SimpleNamespace(ran=lambda: None)
     indices = np.arange(50)
     assert dealt.get_ready(indices, listener) == 0.2
-    assert dealt.describe() == {"shapes": [[1, 8], [4, 8]]}
+    assert dealt.describe() == BatchFacts([Shape(1, 8), Shape(4, 8)])
     assert server.peak(indices) == 80.0
     assert server.lower(indices, 0.0) == 40.0
     server = scenario_of(NodesServer, links, warm_up=WarmUp(pilots=False))

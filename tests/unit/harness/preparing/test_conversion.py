@@ -83,7 +83,7 @@ def test_a_model_is_converted_once_and_a_note_says_so(model, tmp_path, capsys):
     assert "convert=false" in said
     path = found.file.path
     assert path.parent == tmp_path / "cache"
-    assert found.record() == {"form": "integer", "layers": "2 of 2", "sha256": sha256_of(path)}
+    assert found.record().values() == {"form": "integer", "layers": "2 of 2", "sha256": sha256_of(path)}
     written = onnx.load(str(path))
     assert "QLinearConv" in operators(written)
     assert [(entry.key, entry.value) for entry in written.metadata_props] == [

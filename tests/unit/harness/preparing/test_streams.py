@@ -120,9 +120,10 @@ def test_a_stream_gets_as_many_cores_as_its_part_of_the_bound_needs(machine, cho
     closed = []
     scenario = chosen(layouts(), alone, closed=closed)
     assert scenario.sut.engine.streams == expected
-    assert scenario.describe()["streams"]["streams"] == expected
-    assert "with 64 streams, a sample takes" in scenario.describe()["streams"]["why"]
-    assert "80% of the bound is 80 ms" in scenario.describe()["streams"]["why"]
+    chosen = scenario.describe().streams
+    assert chosen.streams == expected
+    assert "with 64 streams, a sample takes" in chosen.why
+    assert "80% of the bound is 80 ms" in chosen.why
     assert (closed == []) == (expected == 64)
 
 
@@ -155,7 +156,7 @@ def test_a_layout_of_the_users_own_is_not_measured(machine, chosen):
     machine(4)
     scenario = chosen(layouts(OnnxRuntimeSettings(streams=4)), 1e3)
     assert scenario.sut.now == 0
-    assert "streams" not in scenario.describe()
+    assert scenario.describe().streams is None
 
 
 def test_another_run_of_the_result_decides(machine, caplog):

@@ -208,7 +208,7 @@ def test_repeats_of_the_same_run_are_rarely_called_different(sizes):
 
 def test_repeats_with_different_settings_are_reported(runs):
     runs.add("a0")
-    runs.add("a1", changes={"engine/threads": 4, "shapes": [[1, 2]], "measured_seconds": [1]})
+    runs.add("a1", changes={"engine/threads": 4, "shapes": [[1, 2]], "measured_seconds": [[1, 2, 0.7]]})
     runs.add("a2", changes={"time": "later", "shapes": [[2, 2]]})
     found = compare(find("a0,a1,a2", runs.folder), find("a0,a2", runs.folder))
     assert found.remarks == ("A's runs are not repeats of the same setting: they differ in engine.threads.",)

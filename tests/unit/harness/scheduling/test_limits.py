@@ -20,6 +20,7 @@ from harness.engines.null import NullEngine
 from harness.engines.onnxruntime import OnnxRuntimeSettings
 from harness.host.machine import core_count, cpu_model
 from harness.preparing.shared import Shared, shared_by_nodes, shared_with_result
+from harness.results.parts import RecordedLimits
 from harness.scenarios import base, offline
 from harness.scenarios.base import Listener, WarmUp
 from harness.scenarios.offline import Offline
@@ -169,9 +170,9 @@ class TestOffline:
         scenario = ready(sut)
         assert sut.engine.settings.max_batch == 4
         assert {batch.shape.batch for batch in scenario.planner.plan(ONES)} == {4}
-        recorded = scenario.describe()["limits"]
-        assert (recorded["max_batch"], recorded["max_tokens"]) == (4, 1024)
-        assert [4, 1024, pytest.approx(500)] in recorded["measured"]
+        recorded = RecordedLimits.of(scenario.describe().limits)
+        assert (recorded.max_batch, recorded.max_tokens) == (4, 1024)
+        assert [4, 1024, pytest.approx(500)] in recorded.measured
 
     @pytest.mark.parametrize("given", [{"max_batch": 32}, {"max_tokens": 512}])
     def test_what_the_user_sets_is_obeyed_and_not_measured(self, ready, given):
@@ -180,7 +181,7 @@ class TestOffline:
         scenario = ready(sut)
         assert scenario.choice is None
         assert sut.engine.settings == OnnxRuntimeSettings(**given)
-        assert "limits" not in scenario.describe()
+        assert scenario.describe().limits is None
 
     def test_an_engine_that_computes_nothing_keeps_its_limits(self, ready):
         sut = Simulated(best_at(4))
@@ -192,7 +193,7 @@ class TestOffline:
         scenario = ready(sut, limits=Limits(16, 1024))
         assert sut.engine.settings.max_batch == 16
         assert sut.shapes == {shape for shape in sut.shapes if shape.batch in (16, 100 % 16)}
-        assert scenario.describe()["limits"]["max_batch"] == 16
+        assert scenario.describe().limits.limits.max_batch == 16
 
     def test_few_batches_are_compiled_where_that_is_quick(self, ready):
         sut = Simulated(best_at(16), compiling=2.0)
