@@ -73,6 +73,7 @@ class RayCluster:
     def _join(self, hosts: Hosts, beat: Beat) -> None:
         if self.local:
             set_environment(self.local.environment)
+            _ray()  # imported while the head starts, which keeps one core busy
             address = self._start_local(beat)
         else:
             set_environment(credentials(hosts))
