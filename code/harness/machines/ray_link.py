@@ -41,6 +41,7 @@ _REPORTING_SECONDS = 30.0  # that the driver promises its supervisor between two
 _SENDING_SECONDS = 600.0  # to store a chunk of a file, and until a node first reports progress
 _CHUNK_BYTES = 64 << 20  # of a file in one message
 _ENDING_SECONDS = 5.0  # to reach a running cluster, or to shut Ray down
+_BRIEFLY_SECONDS = 1.0  # to shut it down without the raylet of this machine, for which it may wait for ever
 
 
 def _ray() -> Any:  # the optional package
@@ -268,7 +269,8 @@ class RayCluster:
             self._hearts.over.set()  # from now on a failure is not a loss
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
-        ending.join(_ENDING_SECONDS)
+        hangs = self._hearts is not None and not self._hearts.raylet_runs()
+        ending.join(_BRIEFLY_SECONDS if hangs else _ENDING_SECONDS)
         if self.local:
             self.local.close()
 
