@@ -2,6 +2,10 @@
 
 `python cluster_nodes.py CLUSTER PHASE` connects, prints one line of JSON for each event, and ends when its standard
 input does. Each line has the moment, in seconds of the monotonic clock, which all processes of a machine share.
+
+The phase is what the nodes do when it says "ready": `idle` (a test is open, without samples), `answering`,
+`some finish` (answering, but the last two get their last sample soon) or `errors` (each of three has failed in its own
+way, and the second is answering); or `warm-up`, in which they never get ready.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 from harness.cluster.messages import Answers, NodeReady, NodeRequest, Parcel
 from harness.errors import EngineError
 from harness.machines import hosts, ray_link
+from harness.machines.silence import SILENT_SECONDS
 from harness.results.parts import RecordedEngine, RecordedMachine
 from harness.scenarios.base import Estimate
 
@@ -71,7 +76,7 @@ def instant(request, name, beat):
 def slow(request, name, beat):
     """Takes half a minute to warm up, and at first lets no other thread of its process run."""
     beat(60)
-    ctypes.PyDLL(None).sleep(7)
+    ctypes.PyDLL(None).sleep(int(SILENT_SECONDS) + 2)
     beat(60, "it held the lock for longer than a heartbeat may take")
     time.sleep(30)
     return instant(request, name, beat)
@@ -102,9 +107,10 @@ def _said(links) -> None:
 
 
 class _Test:
-    """Keeps one parcel in flight on each node: whoever answers gets the next."""
+    """Keeps one parcel in flight on each node: whoever answers gets the next; some get no more after twenty."""
 
-    def __init__(self, links) -> None:
+    def __init__(self, links, finishing=()) -> None:
+        self.finishing = finishing
         self.count = dict.fromkeys((link.name for link in links), 0)
         for link in links:
             link.open(lambda answers, link=link: self.answered(link), lambda error, link=link: self.failed(link, error))
@@ -116,6 +122,8 @@ class _Test:
         self.count[link.name] += 1
         if self.count[link.name] == 20:
             say("answers", node=link.name)
+            if link in self.finishing:
+                return
         time.sleep(0.005)
         link.send(parcel(self.count[link.name], 8))
 
@@ -140,16 +148,17 @@ def main(cluster: str, phase: str) -> None:
     _said(made.links)
     try:
         if phase == "errors":
-            links = _each_with_its_error(made)
+            failing, *links = _each_with_its_error(made)
         else:
             prepare = "slow" if phase == "warm-up" else "instant"
             links = made.links_to(NodeRequest(b"", f"cluster_nodes:{prepare}"), _Beats())
-        test = _Test(links)
-        if phase == "answering":
+        if phase == "errors":
+            _Test([failing])
+            failing.send(parcel(0, 0))
+        test = _Test(links, links[-2:] if phase == "some finish" else ())
+        if phase != "idle":
             for link in links:
                 test.start(link)
-        elif phase == "errors":
-            links[0].send(parcel(0, 0))
         say("ready")
         sys.stdin.read()
     except Exception as error:  # noqa: BLE001
@@ -160,7 +169,7 @@ def main(cluster: str, phase: str) -> None:
 
 
 def _each_with_its_error(made):
-    """The first two nodes fail while they prepare, each in its own way; returns the link of the third."""
+    """The first two nodes fail while they prepare, each in its own way; returns links of the third and the second."""
     everyone = made.links
     for place, prepare in enumerate(("late", "broken")):
         made.links = [everyone[place]]
@@ -168,7 +177,7 @@ def _each_with_its_error(made):
             made.links_to(NodeRequest(b"", f"cluster_nodes:{prepare}"), lambda *given: None)
         except Exception as error:  # noqa: BLE001
             say("failed", kind=type(error).__name__, message=str(error))
-    made.links = everyone[2:]
+    made.links = [everyone[2], everyone[1]]
     return made.links_to(NodeRequest(b"", "cluster_nodes:instant"), lambda *given: None)
 
 

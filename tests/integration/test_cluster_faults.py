@@ -37,7 +37,11 @@ class Driver:
         )
         self.events, self._told = [], threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
-        self.pids = self.wait("met", limit=120)["pids"]
+        try:
+            self.pids = self.wait("met", limit=120)["pids"]
+        except BaseException:
+            self.kill()
+            raise
 
     def _read(self):
         for line in self.process.stdout:
@@ -63,6 +67,10 @@ class Driver:
             got = found()
         assert got, (event, facts, self.events, self.process.poll())
         return got
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
 
     def end(self):
         self.process.stdin.close()
@@ -103,8 +111,7 @@ def driver_of():
 
     yield make
     for driver in made:
-        driver.process.kill()
-        driver.process.wait()
+        driver.kill()
 
 
 def hit(driver, node, place, number):
@@ -114,18 +121,17 @@ def hit(driver, node, place, number):
     return when
 
 
-@pytest.mark.parametrize("phase", ["answering", "after the last sample"])
-def test_nodes_that_are_killed_or_stopped_are_lost_within_seconds_each_by_its_name(driver_of, phase):
-    driver = driver_of("local:4" if phase == "answering" else "local:2", phase)
+def test_nodes_that_are_killed_or_stopped_are_lost_within_seconds_each_by_its_name(driver_of):
+    """Four are answering, and two have answered their last sample."""
+    driver = driver_of("local:6", "some finish")
     driver.wait("ready")
-    faults = [(0, signal.SIGKILL, KILLED), (1, signal.SIGSTOP, FROZEN), (0, signal.SIGSTOP, FROZEN)]
-    faults.append((1, signal.SIGKILL, FROZEN))
-    if phase == "answering":
-        for node in driver.pids:
-            driver.wait("answers", node=node)
+    for node in driver.pids:
+        driver.wait("answers", node=node)
+    killed, frozen = (0, signal.SIGKILL, KILLED), (1, signal.SIGSTOP, FROZEN)
+    faults = [killed, frozen, (0, signal.SIGSTOP, FROZEN), (1, signal.SIGKILL, FROZEN), killed, frozen]
     moments = {
         node: (hit(driver, node, place, number), limit)
-        for node, (place, number, limit) in zip(driver.pids, faults, strict=False)
+        for node, (place, number, limit) in zip(driver.pids, faults, strict=True)
     }
     for node, (when, limit) in moments.items():
         lost = driver.wait("lost", node=node)
@@ -139,10 +145,11 @@ def test_nodes_that_are_killed_or_stopped_are_lost_within_seconds_each_by_its_na
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_all_nodes_are_lost_within_seconds_if_the_raylet_of_the_drivers_machine_ends_or_is_stopped(driver_of, number):
-    driver = driver_of("local:2", "after the last sample")
+    driver = driver_of("local:2", "idle")
     driver.wait("ready")
     theirs = [parent for _, parent in driver.pids.values()]
     family = psutil.Process(driver.process.pid).children(recursive=True)
+    assert not any(child.name().endswith("Agent") or "dashboard.py" in str(child.cmdline()) for child in family), family
     (own,) = (child.pid for child in family if named(child.pid) == "raylet" and child.pid not in theirs)
     when = time.monotonic()
     os.kill(own, number)
@@ -166,8 +173,24 @@ def test_a_node_that_is_lost_while_it_warms_up_ends_the_preparation(driver_of):
     assert soon(lambda: not driver.alive())
 
 
-def test_errors_of_nodes_keep_their_kind_and_get_the_name_of_the_node(driver_of):
-    driver = driver_of("local:3", "errors")
+@pytest.fixture(scope="module")
+def with_errors():
+    made = []
+    yield made
+    for driver in made:
+        driver.kill()
+
+
+@pytest.fixture
+def driver_with_errors(with_errors):
+    """The driver of two tests, or another one if the first has ended."""
+    if not with_errors or with_errors[-1].process.poll() is not None:
+        with_errors.append(Driver("local:3", "errors"))
+    return with_errors[-1]
+
+
+def test_errors_of_nodes_keep_their_kind_and_get_the_name_of_the_node(driver_with_errors):
+    driver = driver_with_errors
     message = driver.wait("failed", kind="RunFailed")["message"]
     assert message.startswith("node local-1 on ")
     assert message.endswith(" made no progress in time while the engine of a test warms up.")
@@ -177,13 +200,14 @@ def test_errors_of_nodes_keep_their_kind_and_get_the_name_of_the_node(driver_of)
     assert driver.wait("lost", node="local-3")["message"].endswith(": the engine broke")
 
 
-def test_nothing_is_left_of_a_driver_that_is_killed(driver_of):
-    driver = driver_of("local:2", "answering")
+def test_nothing_is_left_of_a_driver_that_is_killed(driver_with_errors):
+    driver = driver_with_errors
     driver.wait("answers", node="local-2")
+    driver.wait("lost", node="local-3")
     # What is stopped cannot notice that its parents are gone.
-    hit(driver, "local-1", 0, signal.SIGSTOP)
-    hit(driver, "local-2", 1, signal.SIGSTOP)
-    driver.process.kill()
+    hit(driver, "local-2", 0, signal.SIGSTOP)
+    hit(driver, "local-3", 1, signal.SIGSTOP)
+    driver.kill()
     assert soon(lambda: not driver.alive()), driver.alive()
 
 

@@ -70,6 +70,10 @@ class NodesOffline(_ClusterScenario, Offline):
         how = f"{reached:.4g} samples/s measured with all nodes together, less than {found.how}"
         return Estimate(reached * found.value / found.per_second, how, reached, found.remark)
 
+    def fastest(self, indices: Integers, listener: Listener) -> Estimate:
+        """The sum of the nodes' rates."""
+        return _total(self.links)
+
     def _reached(self, indices: Integers, rate: float, listener: Listener) -> float:
         """Samples/s of all nodes on a query that takes `_PILOT_SECONDS` at ``rate``, or fills all streams once."""
         minimum = sum(link.ready.largest * link.ready.streams for link in self.links)

@@ -94,7 +94,7 @@ class Heartbeats:
 
     def _judge_own(self) -> str:
         """Why this machine can no longer reach the nodes; "" if it can."""
-        if not self._raylet_runs():
+        if not self.raylet_runs():
             return "Ray's process (raylet) on the driver's machine has ended or was stopped"
         return (
             f"Ray on the driver's machine has not answered for {STARVED_SECONDS:.0f} s"
@@ -102,7 +102,8 @@ class Heartbeats:
             else ""
         )
 
-    def _raylet_runs(self) -> bool:
+    def raylet_runs(self) -> bool:
+        """Whether the raylet of this machine exists and is not stopped, as far as known."""
         return not self._raylet or runs(self._raylet)
 
     def _judge(self, link: RayLink) -> str:
@@ -149,7 +150,7 @@ class Heartbeats:
         """Record when the raylet of this machine answers."""
         while not self.over.is_set():
             # Ray ends this process if a put finds no raylet: `_look` should notice it first, and report why.
-            if self._raylet_runs():
+            if self.raylet_runs():
                 with contextlib.suppress(Exception):
                     self._ray.put(np.zeros(_PROBE_BYTES, np.uint8))
                     self._own.heard(time.monotonic())

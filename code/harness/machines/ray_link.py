@@ -41,6 +41,7 @@ _REPORTING_SECONDS = 30.0  # the maximum between two reports, as promised to the
 _SENDING_SECONDS = 600.0  # to store a chunk of a file, and until a node first reports progress
 _CHUNK_BYTES = 64 << 20  # of a file in one message
 _ENDING_SECONDS = 5.0  # to reach a running cluster, or to shut Ray down
+_BRIEFLY_SECONDS = 1.0  # to shut it down without the raylet of this machine, for which it may wait for ever
 
 
 def _ray() -> Any:  # the optional package
@@ -73,6 +74,7 @@ class RayCluster:
     def _join(self, hosts: Hosts, beat: Beat) -> None:
         if self.local:
             set_environment(self.local.environment)
+            _ray()  # imported while the head starts, which keeps one core busy
             address = self._start_local(beat)
         else:
             set_environment(credentials(hosts))
@@ -267,7 +269,8 @@ class RayCluster:
             self._hearts.over.set()  # from now on, a failure does not mean a lost node
         ending = threading.Thread(target=self._shut_down, daemon=True)
         ending.start()
-        ending.join(_ENDING_SECONDS)
+        hangs = self._hearts is not None and not self._hearts.raylet_runs()
+        ending.join(_BRIEFLY_SECONDS if hangs else _ENDING_SECONDS)
         if self.local:
             self.local.close()
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from harness.host.parent import end_with_parent
+
+_AGENTS = ("--dashboard_agent_command=", "--runtime_env_agent_command=")
+_IDLE = "tail -f /dev/null"  # a raylet ends if its agents do
 
 
 def main() -> None:
@@ -26,9 +31,24 @@ def main() -> None:
         begin(node, *given, **named)
 
     node.Node.start_raylet = start_raylet
+    node.Node.start_api_server = lambda node, **named: None
+    services.start_ray_process = partial(_start_process, services.start_ray_process)
     sys.argv = ["ray", "start", *sys.argv[2:]]
     run: Any = import_module("ray.scripts.scripts").main
     run()
+
+
+def _start_process(begin: Callable[..., object], command: Sequence[str], *given: Any, **named: Any) -> object:
+    """Start one of Ray's processes; a raylet gets no agents.
+
+    They serve a dashboard and install packages, which nobody asks for here, but each imports Ray: they took 40 % of the
+    processor time in which a cluster starts.
+    """
+    return begin([_without_agent(word) for word in command], *given, **named)
+
+
+def _without_agent(word: str) -> str:
+    return next((option + _IDLE for option in _AGENTS if word.startswith(option)), word)
 
 
 def _private(module: str) -> Any:

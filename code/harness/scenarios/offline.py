@@ -20,6 +20,7 @@ from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _MEASURING_SECONDS = (2.0, 4.0, 20.0)  # of measuring: minimum, usual, and before a test of ten minutes
+_ROUGHLY_SECONDS = 0.5  # of measuring a rate that only divides work
 _MAX_PLANNED_SAMPLES = 1e6  # of a query planned for measuring: more would hardly fill batches better
 _COMPILING_SECONDS = 20.0  # that may be spent on compiling other batch sizes, to compare them
 _WARM, _QUICK = 4, 0.3  # shapes to warm up if any shape is possible; seconds up to which a batch is timed again
@@ -154,6 +155,11 @@ class Offline(Scenario):
             )
         how = f"{rate.mean:.4g} samples/s measured, times {margin:.2f} so that the run is long enough"
         return Estimate(rate.mean * margin, how, rate.mean, remark)
+
+    def fastest(self, indices: Integers, listener: Listener) -> Estimate:
+        """A rough rate: the query of an accuracy run has all samples, whatever the rate is."""
+        rate = measure_rate(self.sut, self.planner, indices, _ROUGHLY_SECONDS, listener.ran).mean
+        return Estimate(rate, f"{rate:.4g} samples/s measured roughly", rate)
 
     def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""

@@ -114,12 +114,14 @@ def by_sample(numbers, collected):
 )
 @pytest.mark.parametrize("benchmark", MODELS)
 def test_nodes_of_unequal_speed_answer_as_one_process_does(benchmark, number, samples, scenario, monkeypatch):
-    monkeypatch.setattr(offline, "_MEASURING_SECONDS", (0.1, 0.1, 0.1))
+    monkeypatch.setattr(offline, "_ROUGHLY_SECONDS", 0.1)
     nodes = nodes_of(benchmark, scenario, samples)
     settings = settings_of(benchmark, scenario, samples)
     made = prepare_nodes(settings, Preparation(quiet=True), lambda name, request, beat: nodes.connect(number, request))
     assert made.engine.streams == number
     assert made.description.name == "onnxruntime"
+    words = "measured roughly" if scenario == "Offline" else "the streams' rate"
+    assert all(words in link.ready.estimate.how for link in made.links)
     collected = Collected()
     scheduler = made.scenario.scheduler(collected)
     one_by_one = [[index] for index in made.indices.tolist()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError, RunFailed
-from harness.machines import launch
+from harness.machines import launch, start
 from harness.machines.hosts import Host, Hosts
 
 
@@ -29,6 +29,22 @@ def test_nodes_on_this_machine_divide_the_cores():
     if len(usable()) > 1:
         assert sorted(cpu for share in many for cpu in share) == usable()
     assert all(launch.shares(200))
+
+
+def test_a_node_on_this_machine_has_no_agents():
+    began = []
+    agents = ["--dashboard_agent_command=python agent.py --head", "--runtime_env_agent_command=python main.py"]
+    start._start_process(
+        lambda command, *given, **named: began.append((command, given, named)),
+        ["raylet", "--head", *agents, "--node_id=1"],
+        "raylet",
+        fate_share=True,
+    )
+    ((command, *rest),) = began
+    assert rest == [("raylet",), {"fate_share": True}]
+    assert (command[:2], command[4:]) == (["raylet", "--head"], ["--node_id=1"])
+    assert [word.partition("=")[0] for word in command[2:4]] == [word.partition("=")[0] for word in agents]
+    assert not any("python" in word for word in command)
 
 
 # ---- over ssh

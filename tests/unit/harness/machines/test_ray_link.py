@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, wait
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -109,3 +110,18 @@ def test_a_node_that_was_started_again_is_used_once_ray_has_forgotten_the_old_on
     monkeypatch.setattr(ray_link, "_FORGETTING_SECONDS", 0.3)
     with pytest.raises(ConfigError, match="Ray lists two nodes called two: `harness cluster down`, then `up`"):
         cluster._nodes(["one", "two"], no_beat)
+
+
+def test_shutting_ray_down_gets_little_time_if_it_will_hang(cluster, monkeypatch):
+    monkeypatch.setattr(ray_link, "_ENDING_SECONDS", 0.6)
+    monkeypatch.setattr(ray_link, "_BRIEFLY_SECONDS", 0.1)
+    took = {}
+    for runs in (False, True):
+        ends = Event()
+        calls = {"close": lambda ends=ends: ends.wait(20), "raylet_runs": lambda runs=runs: runs}
+        cluster._hearts = SimpleNamespace(over=Event(), **calls)
+        began = time.monotonic()
+        cluster.close()
+        took[runs] = time.monotonic() - began
+        ends.set()
+    assert 0.1 <= took[False] < 0.6 <= took[True] < 10

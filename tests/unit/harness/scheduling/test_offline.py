@@ -111,8 +111,9 @@ def test_an_engine_with_a_setting_shapes_compiles_that_many():
     assert not Toy(None, EngineSettings()).exact_shapes
 
 
-def test_the_measured_rate_is_that_of_the_entire_data_set(monkeypatch):
-    """Batches of long samples are slower; a rate from only the first (longest) ones would be far off."""
+@pytest.fixture
+def slow(monkeypatch):
+    """A SUT whose batches take time on the clock that is used, and this clock."""
     now = [0.0]
 
     class Slow(EchoSut):
@@ -121,12 +122,28 @@ def test_the_measured_rate_is_that_of_the_entire_data_set(monkeypatch):
             return super().answer(indices, shape)
 
     monkeypatch.setattr("harness.scheduling.offline.time.perf_counter", lambda: now[0])
-    sut, planner = Slow(), DynamicPlanner(4, 10**6)
+    sut = Slow()
     sut.engine.streams = 1
+    return sut, now
+
+
+def test_the_measured_rate_is_that_of_the_entire_data_set(slow):
+    """Batches of long samples are slower; a rate from only the first (longest) ones would be far off."""
+    (sut, _), planner = slow, DynamicPlanner(4, 10**6)
     padded = sum(batch.padded for batch in planner.plan(COSTS))
     rate = measure_rate(sut, planner, np.arange(Qsl.count), 0.3)
     assert rate.mean == pytest.approx(len(COSTS) / (padded * 2e-6), rel=0.1)
     assert rate.fastest >= rate.mean
+
+
+def test_the_rate_of_an_accuracy_run_is_measured_in_half_a_second(slow):
+    sut, now = slow
+    scenario, indices = Offline(sut, COSTS, 384, 0.13), np.arange(Qsl.count)
+    found, seconds = scenario.fastest(indices, Listener()), now[0]
+    assert 0.5 <= seconds < 0.7
+    usual = scenario.estimate(indices, 20.0, Listener())
+    assert now[0] - seconds > 4
+    assert found.value == found.per_second == pytest.approx(usual.per_second, rel=0.4)
 
 
 def test_the_measured_rate_is_that_of_the_streams_if_more_batches_are_with_the_engine():
