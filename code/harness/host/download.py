@@ -20,7 +20,7 @@ from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
 from harness.host.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 
-_LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
+_LONG_BYTES = 256 * 2**20  # hashing a file of this size takes a second or more, and shows progress
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
 _LIMITS = TransferLimits()
@@ -99,11 +99,11 @@ def download(
     name = description or destination.name
     job = _Job(destination, checksum, size, limits, tuple(backoff), cure, authorization)
     try:
-        if _is_there(destination, checksum):
+        if _already_stored(destination, checksum):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
         with download_lock(destination):
-            if not _is_there(destination, checksum):
+            if not _already_stored(destination, checksum):
                 with on_interrupt(job.kept()), console.Progress(name, total=size, unit="B") as bar:
                     job.run(urls, bar)
     except OSError as error:  # from the disk: network errors have become the reasons in a RunFailed
@@ -130,7 +130,7 @@ class _Checksum:
         return f"{self.algorithm} {self.digest}"
 
 
-def _is_there(destination: Path, checksum: _Checksum | None) -> bool:
+def _already_stored(destination: Path, checksum: _Checksum | None) -> bool:
     if not destination.exists():
         return False
     if not destination.is_file():
@@ -206,7 +206,7 @@ class _Job:
         )
 
     def kept(self) -> str:
-        """What an interrupted download leaves, and how to resume it."""
+        """A sentence on the file that an interrupted download leaves, and how to resume."""
         return f"the partial file is kept in {self.part}, and the same command resumes from there."
 
     def stored(self) -> int:
@@ -329,7 +329,7 @@ class _Job:
         return total
 
     def _rest(self, reply: Reply, start: int, known: dict[str, Any], headers: dict[str, str]) -> int | None:
-        """Check that a partial reply continues the part file, whose size it returns if that is known."""
+        """Check that a partial reply continues the part file; returns the size of the whole file, None if unknown."""
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", reply.headers.get("Content-Range", ""))
         changed = "If-Range" in headers and _validator(reply) not in ("", headers["If-Range"])
         if span and not changed:
@@ -352,15 +352,15 @@ class _Job:
 
     def _store(self, reply: Reply, start: int, total: int | None, bar: console.Progress) -> None:
         bar.update(total=total, note="")
-        most = self.limits.size if total is None else total
+        maximum = self.limits.size if total is None else total
         done = start
         with self.part.open("ab") as file:
             for chunk in reply.chunks():
                 done += len(chunk)
-                if done > most:
+                if done > maximum:
                     self._drop()
                     kind = "allowed" if total is None else "expected"
-                    raise _UrlRejected(f"the server sends more than the {kind} {most:,} bytes")
+                    raise _UrlRejected(f"the server sends more than the {kind} {maximum:,} bytes")
                 file.write(chunk)
                 bar.update(done=done)
         if total is not None and done < total:

@@ -1,4 +1,4 @@
-"""What each node did in a test, for the record and the progress."""
+"""Each node's part in a test, for the record and the progress."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ def node_records(links: Sequence[Link], scheduler: Scheduler) -> tuple[Mapping[s
 
 
 def _known(link: Link) -> dict[str, object]:
-    """What was known before the test."""
+    """The facts that were known before the test."""
     ready = link.ready
     scenario = dict(ready.scenario)
     chosen = scenario.pop("streams", None)
