@@ -192,7 +192,7 @@ def measure_server(
         def holds(qps: float) -> bool:
             return side.scenario.meets_bound(side.short_test(ShortTest(rate=qps, seconds=seconds)))
 
-        return highest_passing(holds, begin, most=10, retest=True)
+        return highest_passing(holds, begin, max_tests=10, retest=True)
 
     try:
         rows = []

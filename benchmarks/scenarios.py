@@ -87,7 +87,7 @@ def server_rates(
         return server.scenario.meets_bound(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
 
     peak = server.scenario.peak(server.indices)
-    return [highest_passing(holds, 0.7 * peak or 1, most=10, retest=True) for _ in range(pairs)], peak
+    return [highest_passing(holds, 0.7 * peak or 1, max_tests=10, retest=True) for _ in range(pairs)], peak
 
 
 def stream_ratio(

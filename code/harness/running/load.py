@@ -109,12 +109,12 @@ class Load:
         scenario, percentile, rate = self.scenario, self.scenario.percentile, self.per_second
         if percentile is None or rate is None:
             return None
-        fewest = needed_queries(percentile, 0 if scenario.paced else 1)
-        if max(self.min_queries, rate * self.seconds) >= fewest:
+        needed = needed_queries(percentile, 0 if scenario.paced else 1)
+        if max(self.min_queries, rate * self.seconds) >= needed:
             return None if self.min_queries_line else self._prolonged(percentile, rate)
         return (
-            f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
-            f"{_whole_seconds(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
+            f"LoadGen needs at least {needed:,} queries to be sure of the {percentile}th percentile, about "
+            f"{_whole_seconds(needed / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
         )
 
     def _prolonged(self, percentile: int, rate: float) -> str | None:

@@ -44,7 +44,7 @@ from harness.running.sizing import checked, effective_conf, overridden, sized
 from harness.running.watch import Watch
 from harness.scenarios.base import Metric
 from harness.scheduling.base import Counters
-from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.scheduling.overload import Overload, Overloaded, query_limit
 from harness.settings.identity import code_digest, identity
 from harness.settings.run import RunSettings
 from harness.settings.runfile import RUNFILE, written
@@ -287,8 +287,8 @@ def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
     scenario = planned.ready.scenario
     if not scenario.paced or planned.settings.accuracy or scenario.percentile is None:
         return None
-    most = most_queries(effective.server_target_qps, effective.min_duration_ms / 1000, effective.min_query_count)
-    return Overload(most, scenario.bound, scenario.percentile)
+    limit = query_limit(effective.server_target_qps, effective.min_duration_ms / 1000, effective.min_query_count)
+    return Overload(limit, scenario.bound, scenario.percentile)
 
 
 def _read(planned: _Planned, measured: _MeasuredTest, timing: Timing) -> Outcome:

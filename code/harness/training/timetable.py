@@ -166,6 +166,6 @@ class Timetable:
         return max(SAVE_EVERY_S, _MIN_INTERVAL_FACTOR * self._save_took)
 
 
-def _times(seconds: float, interval: float, most: int) -> int:
+def _times(seconds: float, interval: float, maximum: int) -> int:
     """How often an interval ends within ``seconds``, at most ``most`` times."""
-    return min(math.floor(seconds / interval), most) if interval > 0 else most
+    return min(math.floor(seconds / interval), maximum) if interval > 0 else maximum
