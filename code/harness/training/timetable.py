@@ -1,4 +1,4 @@
-"""When a training scores and saves, and how long it still takes. Does not import PyTorch."""
+"""When a training scores and saves, and the time left. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -167,5 +167,5 @@ class Timetable:
 
 
 def _times(seconds: float, interval: float, maximum: int) -> int:
-    """How often an interval ends within ``seconds``, at most ``most`` times."""
+    """The number of times that an interval ends within ``seconds``, at most ``maximum``."""
     return min(math.floor(seconds / interval), maximum) if interval > 0 else maximum
