@@ -52,7 +52,7 @@ TYPED_SCENARIO := $(filter command,$(origin SCENARIO))
 
 export IMAGENET_DIR
 
-# Values reach the commands as they were typed: `$` and `$$` both give a `$`, and quotes and spaces are kept.
+# Values reach the commands as typed: `$` and `$$` both give a `$`, and quotes and spaces are kept.
 GIVEN = MODEL ENGINE DATASET VOCAB IMAGENET_DIR SCENARIO SAMPLES DURATION OFFICIAL FORCE SYSTEM DIVISION SUBMITTER SYSTEM_TYPE \
   MODELS SCENARIOS REHEARSAL SET PYTHON DEEPSPARSE BENCH A B RUNS ROUND INFER INFERENCE_REPO WEIGHTS TRAIN CLUSTER CLUSTER_SAMPLES FILE \
   PARQUET MLFLOW PROFILE
@@ -63,7 +63,7 @@ space := $(empty) $(empty)
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(strip $($(1))),--$(2) $(call quoted,$($(1))))
 flag = $(if $(filter-out 0 no false,$(strip $($(1)))),--$(2))
-# Lists are divided at spaces, except at `\ `. In SET a pair begins at a word NAME=..., so that values may have spaces.
+# Lists are split at spaces, except at `\ `. In SET a pair begins at a word NAME=..., so that values may contain spaces.
 escaped = $(subst \$(space),␣,$($(1)))
 unescaped = $(call quoted,$(subst ␣,$(space),$(1)))
 list = $(foreach each,$(call escaped,$(1)),$(if $(2),--$(2)) $(call unescaped,$(each)))
@@ -71,7 +71,7 @@ begins = $(if $(findstring =,$(1)),$(if $(findstring /,$(firstword $(subst =, ,$
 pairs = $(subst $(space)␣,␣,$(foreach each,$(subst $(space)$(space),␣$(space),$(call escaped,SET)),$(if $(call begins,$(each)),,␣)$(each)))
 SETTINGS = $(if $(strip $(VOCAB)),--set $(call quoted,vocab=$(VOCAB))) $(foreach pair,$(pairs),--set $(call unescaped,$(pair)))
 
-# `make setup CLUSTER=1` only adds Ray; CLUSTER=0 is no cluster.
+# `make setup CLUSTER=1` only adds Ray; CLUSTER=0 means no cluster.
 WITH_CLUSTER = $(filter-out 0 no false,$(strip $(CLUSTER)))
 WITH_RAY = $(filter-out threads:%,$(WITH_CLUSTER))
 NODES = $(if $(filter 1 yes true,$(WITH_CLUSTER)),$(error CLUSTER=$(CLUSTER) only adds Ray, in `make setup`: give a hosts file or local:2),$(if $(WITH_CLUSTER),$(call option,CLUSTER,cluster) $(call option,CLUSTER_SAMPLES,cluster-samples)))
@@ -107,7 +107,7 @@ help: ## This list
 	@echo '  PROFILE    1 shows the time of each operator after a performance run (onnxruntime, openvino)'
 	@echo '  SYSTEM     name under results/, measurements/, systems/  default: from the processor; package: all with results'
 	@echo '  CLUSTER    a hosts file, whose machines are one system, or local:2 for two nodes on this machine (docs/cluster.md)'
-	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and samples do not travel   default: data'
+	@echo '  CLUSTER_SAMPLES  indices: nodes hold the data set, and get only sample numbers   default: data'
 	@echo '  ARGS       further options of the command, such as ARGS=-v, passed unchanged'
 	@echo '  BENCH      for bench, the measurement: engines, offline, scenarios, bert_data, image_data, recording, cluster or cluster_model'
 	@echo '  A          for compare: a run of build/runs, its folder or its name; repeats separated by commas'
@@ -138,7 +138,7 @@ help: ## This list
 	@echo '  MODEL      a recipe: a name (harness models train --list) or a TOML file'
 	@echo '  WEIGHTS    a checkpoint in safetensors, or an FP32 model: an ONNX file or a name'
 	@echo '  TRAIN      the data: a file in the format of SQuAD v1.1, or a folder of images'
-	@echo '  ENGINE     the engine for whose 8-bit operators the file is written; further options in ARGS, such as --output'
+	@echo '  ENGINE     the engine whose 8-bit operators the file gets; further options in ARGS, such as --output'
 
 # Any TRAIN adds PyTorch, even the path of the data in `make train TRAIN=...`.
 setup: $(READY) $(if $(filter-out 0 no false,$(strip $(TRAIN))),$(TRAINING)) $(if $(WITH_RAY),$(CLUSTERING)) $(if $(filter-out 0 no false,$(strip $(PARQUET))),$(PARQUETING)) $(if $(filter-out 0 no false,$(strip $(MLFLOW))),$(MLFLOWING)) ## Make .venv with pinned packages; the other targets do this automatically
@@ -189,7 +189,7 @@ submission: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## All official runs that a
 compliance: $(READY) $(if $(WITH_RAY),$(CLUSTERING)) ## The compliance tests of existing official results: TEST01, and TEST04 for ResNet50
 	@$(BIN)/harness compliance run $(CAMPAIGN) $(ARGS)
 
-package: $(READY) ## Make build/submission and its tarball from the official runs, for DIVISION and SUBMITTER (SYSTEM, MODELS and SCENARIOS choose)
+package: $(READY) ## Make build/submission and its tarball from the official runs, for DIVISION and SUBMITTER (SYSTEM, MODELS and SCENARIOS select them)
 	@$(BIN)/harness package --division $(call quoted,$(DIVISION)) --submitter $(call quoted,$(SUBMITTER)) \
 	  $(call list,SYSTEM,system) $(call list,SCENARIOS,scenario) $(if $(strip $(MODELS)),$(call list,MODELS,model),$(call option,MODEL,model)) \
 	  $(call option,ROUND,round) \
@@ -216,7 +216,7 @@ doctor: ## Find what would block or slow a run: each line good, warning or bad, 
 	@$(MAKE) --no-print-directory -s $(READY) || true
 	@sh tools/doctor.sh $(call quoted,$(VENV)) $(call quoted,$(PYTHON)) $(call flag,OFFICIAL,official) $(ARGS)
 
-test: $(READY) ## Run all tests, two files at a time; those that fail are run once more, alone
+test: $(READY) ## Run all tests, two files at a time; failing ones are run once more, alone
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
@@ -233,16 +233,16 @@ coverage: $(READY) ## Run all tests, and show which lines of code/ they reach (p
 lint: $(READY) ## Check style, format and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && sh tools/types.sh $(call quoted,$(VENV))
 
-format: $(READY) ## Apply style
+format: $(READY) ## Fix style and format
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 wheel: $(READY) ## Build build/dist/mlperf_cpu_harness-VERSION-py3-none-any.whl, to install with pip without a checkout
 	@sh tools/wheel.sh $(call quoted,$(VENV)) build/dist
 
-bench: $(READY) ## Run the measurement BENCH, such as offline: the harness beside raw engines and the reference implementation
+bench: $(READY) ## Run the measurement BENCH, such as offline: the harness next to raw engines and the reference implementation
 	@$(BIN)/python -m $(call quoted,benchmarks.$(BENCH)) $(ARGS)
 
-recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show the remaining accuracy and the gain in speed
+recovery-table: $(READY) ## Compress a dense model (MODEL, DATASET), and show how much accuracy remains and how much speed is gained
 	@$(BIN)/python -m benchmarks.recovery $(call option,MODEL,model) $(call option,DATASET,dataset) $(ARGS)
 
 published-table: $(READY) ## Run the six published models in LoadGen's Offline scenario, with random weights where not fetched

@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default=None)
     rate, questions, scoring, samples = data_speed(parser.parse_args().dataset)
-    table = Table("what", "aim", "measured", box=None, pad_edge=False)
+    table = Table("what", "target", "measured", box=None, pad_edge=False)
     table.add_row("features", "1,000 questions/s", f"{rate:,.0f} questions/s over {questions:,} questions")
     table.add_row("scoring", "60 s", f"{scoring:.1f} s for {samples:,} samples")
     console.out.print(f"{cpu_model()}, {core_count()} cores")

@@ -6,10 +6,10 @@
 messages: nodes that answer at once. Prints the round trip of a single sample (what the cluster adds to a query's
 latency), messages/s with one sample each, samples/s in chunks of 64 to 512 with the bytes of BERT (827 to a node, 1,654
 back), and for each the driver's processor time per message.
-driver: the driver's processor time per sample of LoadGen's Offline scenario, with everything that it does for one, for
-questions and images of the shipped models that travel to nodes with the null engine.
-runs: samples/s of LoadGen's Offline scenario on local:2 ÷ in one process with one stream per core, for samples that
-travel and for indices; the sides of a ratio are measured alternately in one process.
+driver: the driver's processor time per sample of LoadGen's Offline scenario, including all its work for a sample, for
+questions and images of the shipped models that are sent to nodes with the null engine.
+runs: samples/s of LoadGen's Offline scenario on local:2 ÷ in one process with one stream per core, with samples sent to
+the nodes and with indices only; the sides of a ratio are measured alternately in one process.
 server: likewise the highest target_qps at which 99 % of the queries are answered within the bound. LoadGen's own
 verdict (early stopping) needs more queries than a short test has.
 """
@@ -73,7 +73,7 @@ def instant(request: NodeRequest, name: str, beat: Beat) -> tuple[Instant, NodeR
 
 @dataclass(frozen=True)
 class Flow:
-    """What passed between the driver and the nodes."""
+    """The traffic between the driver and the nodes."""
 
     seconds: float
     processor: float
@@ -153,7 +153,7 @@ def measure_driver(model: str, samples: int) -> float:
 
     try:
         spent(samples)
-        # The difference of two tests is without what every test takes.
+        # The difference between two tests leaves out the fixed cost of a test.
         return (spent(4 * samples) - spent(samples)) / (3 * samples)
     finally:
         side.close(lambda within, doing="": None, 60.0)
@@ -194,7 +194,7 @@ def measure_server(
         def holds(qps: float) -> bool:
             return side.scenario.meets_bound(side.short_test(ShortTest(rate=qps, seconds=seconds)))
 
-        return highest_passing(holds, begin, most=10, retest=True)
+        return highest_passing(holds, begin, max_tests=10, retest=True)
 
     try:
         rows = []
@@ -210,7 +210,7 @@ def measure_server(
 
 def _show_messages(count: int) -> None:
     trips, flows = apart(measure_messages, count)
-    table = Table("messages", "samples/s", "messages/s", "driver's CPU µs a message", box=None, pad_edge=False)
+    table = Table("messages", "samples/s", "messages/s", "driver's CPU µs per message", box=None, pad_edge=False)
     for name, flow in flows.items():
         table.add_row(
             name,
@@ -220,11 +220,11 @@ def _show_messages(count: int) -> None:
         )
     console.print_table(table)
     middle, slow = statistics.median(trips) * 1e3, trips[int(0.99 * len(trips))] * 1e3
-    console.out.print(f"round trip of one sample: median {middle:.2f} ms, 99th percentile {slow:.2f} ms (aim: 3 ms)")
+    console.out.print(f"round trip of one sample: median {middle:.2f} ms, 99th percentile {slow:.2f} ms (target: 3 ms)")
 
 
 def _show_driver(samples: int) -> None:
-    table = Table("model", "driver's CPU µs a sample", box=None, pad_edge=False)
+    table = Table("model", "driver's CPU µs per sample", box=None, pad_edge=False)
     for name in (name for name, (_, entry) in manifests.models().items() if entry.file):
         found = [apart(measure_driver, name, samples) * 1e6 for _ in range(3)]
         table.add_row(name, f"{statistics.median(found):.1f} ({min(found):.1f} - {max(found):.1f})")
@@ -232,7 +232,7 @@ def _show_driver(samples: int) -> None:
 
 
 def _show_runs(args: argparse.Namespace) -> None:
-    table = Table(f"{_NODES} ÷ one process", "median (min - max)", "aim", "figures", box=None, pad_edge=False)
+    table = Table(f"{_NODES} ÷ one process", "median (min - max)", "target", "figures", box=None, pad_edge=False)
     for samples in (DATA, INDICES):
         rows = apart(measure_runs, args.model, args.dataset, args.engine, samples, args.seconds, args.pairs)
         nodes, one = (statistics.median(column) for column in zip(*rows, strict=True))
@@ -243,7 +243,7 @@ def _show_runs(args: argparse.Namespace) -> None:
 def _show_server(args: argparse.Namespace) -> None:
     rows = apart(measure_server, args.model, args.dataset, args.engine, args.seconds, args.pairs)
     nodes, one = (statistics.median(column) for column in zip(*rows, strict=True))
-    table = Table(f"{_NODES} ÷ one process", "median (min - max)", "aim", "figures", box=None, pad_edge=False)
+    table = Table(f"{_NODES} ÷ one process", "median (min - max)", "target", "figures", box=None, pad_edge=False)
     table.add_row("Server", spread([a / b for a, b in rows]), "0.9", f"{nodes:,.1f} and {one:,.1f} queries/s")
     console.print_table(table)
 

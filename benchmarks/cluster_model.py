@@ -8,10 +8,10 @@ a node reports is wrong by a few percent. Prints for each number of nodes:
   Offline: samples/s ÷ the capacity of all nodes; the time between the first and the last node's end ÷ the test's
   duration; the nodes' time without a parcel ÷ their total time; messages/s; how busy the driver is; the driver's memory
   per sample in bytes;
-  Server: the 99th percentile of the latency at a fraction of that rate, beside that of a mean node without a network;
+  Server: the 99th percentile of the latency at a fraction of that rate, next to that of a mean node without a network;
   how busy the driver is.
-Then, for published rates of a node: how many nodes the driver's processor and its network can feed in Offline, and what
-a simulation of 80 % of the smaller number reaches ÷ the capacity of these nodes.
+Then, for published rates of a node: how many nodes the driver's processor and its network can feed in Offline, and, for
+80 % of the smaller number, the simulated samples/s ÷ the capacity of these nodes.
 """
 
 from __future__ import annotations
@@ -265,15 +265,17 @@ def main() -> None:
     """Parse, simulate, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", default="100,1000")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of a test")
-    parser.add_argument("--rate", type=float, default=30.0, help="samples/s of a node in the mean")
+    parser.add_argument("--seconds", type=float, default=120.0, help="duration of a test")
+    parser.add_argument("--rate", type=float, default=30.0, help="mean samples/s of a node")
     parser.add_argument("--unequal", type=float, default=4.0, help="rate of the fastest node ÷ the slowest")
     parser.add_argument("--load", type=float, default=0.5, help="Server's rate ÷ Offline's")
-    parser.add_argument("--message-us", type=float, default=1e6 * Costs.message, help="of the driver, there and back")
-    parser.add_argument("--sample-us", type=float, default=1e6 * Costs.sample, help="the same, of a question")
-    parser.add_argument("--image-us", type=float, default=35.0, help="the same, of an image's pixels")
-    parser.add_argument("--gigabits", type=float, default=100.0, help="of the driver's network per second, each way")
-    parser.add_argument("--bound", type=float, default=1.0, help="Server's, in seconds")
+    parser.add_argument(
+        "--message-us", type=float, default=1e6 * Costs.message, help="the driver's time for a message and its answer"
+    )
+    parser.add_argument("--sample-us", type=float, default=1e6 * Costs.sample, help="the same for a question")
+    parser.add_argument("--image-us", type=float, default=35.0, help="the same for an image's pixels")
+    parser.add_argument("--gigabits", type=float, default=100.0, help="the driver's network in Gb/s, each way")
+    parser.add_argument("--bound", type=float, default=1.0, help="Server's latency bound in seconds")
     arguments = parser.parse_args()
     table = Table("nodes", "samples", "all once", "÷ capacity", "ends", "idle", "messages/s", "driver", "B/sample")
     for column in ("p99, ms", "p99 of one node", "driver"):

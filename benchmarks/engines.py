@@ -10,7 +10,7 @@ Prints for each model and engine:
   the mean number of cores that other processes kept busy: much more than 0 makes a row doubtful.
 
 Each side runs in a separate process, and first runs, untimed, a batch of each shape on every stream. The engines take
-turns in each round, in the opposite order of the previous round.
+turns in each round, in the reverse order of the previous round.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _TARGET = "0.97"
 
 @dataclass(frozen=True)
 class ModelOnEngine:
-    """What is measured: one model on one engine."""
+    """The subject of the measurements: one model on one engine."""
 
     model: str
     dataset: str | None
@@ -93,7 +93,7 @@ def _lost(meter: CoreMeter) -> float:
 
 
 def warm_up(streams: Sequence[Call], batches: Iterable[ShapedFeed]) -> None:
-    """Run a batch of each shape on every stream, on all streams at the same time; raises what a stream raises."""
+    """Run a batch of each shape on every stream, on all streams at the same time; raises any stream's exception."""
     together = threading.Barrier(len(streams))
 
     def run(call: Call, batch: ShapedFeed) -> None:
@@ -225,7 +225,7 @@ class EngineMeasurements:
 
 
 def measure(work: ModelOnEngine, row: EngineMeasurements, turn: int) -> None:
-    """One round: both sides of each ratio, in the opposite order every second round, because machines drift.
+    """One round: both sides of each ratio, in reverse order every second round, because machines drift.
 
     A measurement without the harness that fails is left out from then on, with a warning.
 
@@ -323,7 +323,7 @@ def datasets(given: Sequence[str]) -> dict[str, str]:
 
 
 def entry(model: Model, rows: Mapping[str, EngineMeasurements]) -> str:
-    """The ranking as models.toml holds it."""
+    """The ranking in the form of models.toml."""
     names = ", ".join(f'"{name}"' for name in ranking(rows))
     key = "engines" if multiplies_int8() else "engines_without_vnni"
     return f"[{model.name}]\n{key} = [{names}]"

@@ -135,11 +135,11 @@ def main() -> None:
         peak, tensors = peak_memory(files, Path(top) / "imagenet")
 
     way_of_reference, all_cores, one_core, again = (list(column) for column in zip(*rows, strict=True))
-    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
-    for name, rates, aim in (("all cores", all_cores, "1.8 on 2 cores"), ("one core", one_core, "")):
+    table = Table("what", "ratio: median (min - max)", "target", "figures", box=None, pad_edge=False)
+    for name, rates, target in (("all cores", all_cores, "1.8 on 2 cores"), ("one core", one_core, "")):
         figures = f"{statistics.median(rates):.0f} and {statistics.median(way_of_reference):.0f} images/s"
         ratios = [a / b for a, b in zip(rates, way_of_reference, strict=True)]
-        table.add_row(f"preprocessing ÷ reference's way, {name}", spread(ratios), aim, figures)
+        table.add_row(f"preprocessing ÷ reference's way, {name}", spread(ratios), target, figures)
     table.add_row("preprocessing, second pass", "", "", f"{statistics.median(again):,.0f} images/s")
     table.add_row("loading", "", "", f"{loading:,.0f} images/s")
     table.add_row(

@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     args = parser.parse_args()
 
-    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("what", "ratio: median (min - max)", "target", "figures", box=None, pad_edge=False)
     for engine in filter(None, args.engines.split(",")):
         console.note(f"measuring {engine} ...")
         found = apart(engine_ratios, args.model, args.dataset, engine, args.seconds, args.pairs)
@@ -191,9 +191,9 @@ def main() -> None:
         ratio = [a / b for a, b in zip(loadgen, reference, strict=True)]
         median = statistics.median(reference)
         table.add_row(f"(b) {engine}: LoadGen ÷ reference's way", spread(ratio), "2.5", rates.format(median))
-        aim = "1.09" if found.shapes else "1.03"
+        target = "1.09" if found.shapes else "1.03"
         shapes = " ".join(f"{batch}x{length}" for batch, length in found.shapes) or "any shape"
-        table.add_row(f"(d) {engine}: padded ÷ real cost", spread(padding), aim, shapes)
+        table.add_row(f"(d) {engine}: padded ÷ real cost", spread(padding), target, shapes)
     console.note("measuring the null engine ...")
     pairs = apart(null_ratios, args.model, args.dataset, args.pairs)
     figures = " and ".join(f"{statistics.median(column):,.0f}" for column in zip(*pairs, strict=True))

@@ -41,7 +41,7 @@ PUBLISHED = {name: entry for name, (_, entry) in manifests.published().items()}
 
 
 def find_file(name: str) -> tuple[Path, str]:
-    """The path of a model, fetched or built, and what in it is random, for the table."""
+    """The path of a model, fetched or built, and which part of it is random, for the table."""
     if model_file(name).is_file() and fetch_record(name):
         return find_model(name).path, "nothing: fetched"
     path, entry = model_file(f"{name}-random"), manifests.models()[name][1]

@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     args = parser.parse_args()
 
-    table = Table("recorded ÷ not", "median (min - max)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("recorded ÷ not", "median (min - max)", "target", "figures", box=None, pad_edge=False)
     for scenario in SCENARIOS:
         console.note(f"measuring {scenario} ...")
         rows = apart(rates, args.model, args.dataset, args.engine, scenario, args.seconds, args.pairs)

@@ -89,7 +89,7 @@ class Variant:
         return not self.sparsity and self.precision == "fp32"
 
     def __str__(self) -> str:
-        """The variant as the table names it."""
+        """The variant's name in the table."""
         pruned = f"{self.sparsity:.0%} {self.method}" if self.sparsity else "dense"
         return f"{pruned}{f', blocks of {self.block}' if self.sparsity and self.block > 1 else ''}"
 
@@ -338,10 +338,10 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=1, help="neighbouring weights to prune together")
     parser.add_argument("--seconds", type=float, default=10, help="length of each Offline run")
     parser.add_argument("--shapes", type=int, default=4, help="sequence lengths that DeepSparse compiles for a BERT")
-    parser.add_argument("--train", default="", help="recipes to train the model by, each with :METHOD or without")
-    parser.add_argument("--train-data", type=Path, help="what they train on; default: the data of the calibration")
+    parser.add_argument("--train", default="", help="recipes to train the model with, each optionally with :METHOD")
+    parser.add_argument("--train-data", type=Path, help="data to train on; default: the calibration data")
     parser.add_argument("--steps", type=int, help="steps of each training; default: the recipe's")
-    parser.add_argument("--fresh", action="store_true", help="ignore kept measurements")
+    parser.add_argument("--fresh", action="store_true", help="ignore saved measurements")
     args = parser.parse_args()
     if bool(args.model) != bool(args.dataset):
         parser.error("give --model and --dataset together")

@@ -117,7 +117,7 @@ def server_rates(
         return scenario.meets_bound(server.short_test(ShortTest(rate=qps, seconds=seconds), scheduler))
 
     peak = scenario.peak(server.indices)
-    return [highest_passing(holds, 0.7 * peak or 1, most=10, retest=True) for _ in range(pairs)], peak
+    return [highest_passing(holds, 0.7 * peak or 1, max_tests=10, retest=True) for _ in range(pairs)], peak
 
 
 def stream_ratio(
@@ -200,7 +200,7 @@ def main() -> None:
     options = dict(pair.split("=", 1) for pair in args.set)
     datasets = args.datasets.split(",") if args.datasets else []
 
-    table = Table("what", "ratio: median (min - max)", "aim", "figures", box=None, pad_edge=False)
+    table = Table("what", "ratio: median (min - max)", "target", "figures", box=None, pad_edge=False)
     for number, model in enumerate(args.models.split(",")):
         dataset = datasets[number] if number < len(datasets) else None
         for engine in args.engines.split(","):
@@ -211,14 +211,14 @@ def main() -> None:
             rates, peak = apart(server_rates, *same, options)
             alone = {"streams": 1, "max_batch": 1, **({"shapes": 1} if engine == "deepsparse" else {})}
             reference, _ = apart(server_rates, *same, alone, one_by_one=True)
-            for other, values, aim in (
+            for other, values, target in (
                 ("offline", offline, "0.8"),
                 ("reference's way", reference, "1.5"),
                 ("simulated limit", [peak] * args.pairs, ""),
             ):
                 ratios = [a / b if b else float("inf") for a, b in zip(rates, values, strict=True)]
                 figures = f"{statistics.median(rates):.1f} and {statistics.median(values):.1f} samples/s"
-                table.add_row(f"{who}: Server ÷ {other}", spread(ratios), aim, figures)
+                table.add_row(f"{who}: Server ÷ {other}", spread(ratios), target, figures)
             for name in ("SingleStream", "MultiStream"):
                 pairs = apart(stream_ratio, *same, name)
                 figures = " and ".join(f"{statistics.median(column):.2f}" for column in zip(*pairs, strict=True))

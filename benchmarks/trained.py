@@ -45,7 +45,7 @@ class RecipeVariant:
         return "int8" if self.recipe.quantisation else "fp32"
 
     def __str__(self) -> str:
-        """The training as the table names it."""
+        """The training's name in the table."""
         pruning = self.recipe.pruning
         if pruning is None:
             return f"{self.recipe.name}, trained"
@@ -61,10 +61,10 @@ class RecipeVariant:
     def file(self, weights: Path, data: Path, folder: Path) -> Path:
         """The trained model below ``folder``; if it is missing, it is trained first, or its training is continued.
 
-        Its name has those of the dense model, the recipe and the data, so that an interrupted training is found.
+        Its name contains those of the dense model, the recipe and the data, so that an interrupted training is found.
 
         Raises:
-            RunFailed: the training failed; its own output said why.
+            RunFailed: the training failed; its own output says why.
         """
         steps = str(self.steps) if self.steps else None
         words = weights.stem, data.stem, self.recipe.name, self.method, steps
@@ -82,7 +82,7 @@ def duration(path: Path) -> str:
     """How long a model was trained, from the report beside it: ``2 h 31 min, 1,200 steps``.
 
     Raises:
-        ConfigError: the report is missing or not one.
+        ConfigError: the report is missing, or is not a training's report.
     """
     report = path.with_suffix(".training.json")
     try:

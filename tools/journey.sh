@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rehearses the whole way from a clone to the tarball for upload, with the commands of README.md and submission.md
+# Rehearses every step from a clone to the tarball for upload, with the commands of README.md and submission.md
 # (called by `make journey`): tools/journey.sh [FOLDER]. INFERENCE_REPO names a checkout of mlcommons/inference; its
 # two checkers then check the open and the closed package.
 #
@@ -80,13 +80,13 @@ step make tune SCENARIO=Server SYSTEM="$system" MODEL="$model" ENGINE=openvino A
 # "5. Run everything": the plan of the real campaign, and what a package of it would lack
 step make submission DIVISION=open SYSTEM="$system" MODELS="$model" ARGS=--dry-run
 
-# "1. Rehearse": in the open division the shipped model on its fastest engine, in the closed one answers without a model.
+# "1. Rehearse": the open division with the shipped model on its fastest engine, the closed one with the null engine.
 step make submission REHEARSAL=1 DURATION=5 SYSTEM="$system"
 step make package REHEARSAL=1 SUBMITTER="$you" SYSTEM="$system"
 step make submission REHEARSAL=1 DURATION=5 DIVISION=closed SYSTEM="$system-closed" ENGINE=null SET="delay_us=10000"
 step make package REHEARSAL=1 DIVISION=closed SUBMITTER="$you" SYSTEM="$system-closed"
 
-# "7. Check", and what the receiver of the tarball finds in it
+# "7. Check", and the content of the tarball as its receiver sees it
 if [ -n "$inference" ]; then
     step make check REHEARSAL=1 INFERENCE_REPO="$inference"
 else

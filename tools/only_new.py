@@ -1,4 +1,4 @@
-"""Drop from a resolved lock file what another one already pins: python tools/only_new.py RESOLVED PINNED OUTPUT."""
+"""Leaves out of a lock file the packages that another one pins: python tools/only_new.py RESOLVED PINNED OUTPUT."""
 
 import re
 import sys

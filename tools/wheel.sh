@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the wheel from a copy of its sources: tools/wheel.sh VENV FOLDER (called by the Makefile).
-# setuptools works in build/lib of the project, and would pack files there that were since removed from code/.
+# setuptools reuses the project's build/lib, and would also pack files there that have since been removed from code/.
 set -eu
 venv=$1 folder=$2
 here=$(cd "$(dirname "$0")/.." && pwd)

@@ -52,7 +52,7 @@ class Passages:
 def read_passages(path: Path) -> Passages:
     """A JSON file in SQuAD v1.1's format, or all that a folder holds, in the order of their names.
 
-    Answers must be there for all questions or for none. In a file with a single article, each passage counts as one.
+    Either all questions must have answers, or none. In a file with a single article, each passage counts as one.
 
     Raises:
         ConfigError: a file does not exist or has another format, or only some questions have answers.
@@ -84,7 +84,7 @@ def read_passages(path: Path) -> Passages:
 
 
 def word_places(context: str, answer: Answer) -> tuple[int, int] | None:
-    """The first and the last word of the answer, indices in `bert.features.context_words`; None if it is not there.
+    """The first and the last word of the answer, indices in `bert.features.context_words`; None if it is missing.
 
     The nearest occurrence counts if the text does not start where the file says.
     """

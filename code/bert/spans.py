@@ -35,7 +35,7 @@ def best_spans(
 ) -> Spans:
     """The spans of responses to the first features, each (rows, 2) of ``dtype``, or (2, rows) if ``transposed``.
 
-    ``swapped`` takes the start logits for those of the end, and the other way round.
+    ``swapped`` exchanges the start and the end logits.
     """
     parts, backwards = [], 0
     for low in range(0, len(responses), _CHUNK_FEATURES):

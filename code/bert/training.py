@@ -136,12 +136,12 @@ class SquadTraining(TrainingData):
 def _length(engine: GraphOnly, max_cost: int | None) -> int:
     """Tokens of the longest window: ``max_cost``, or as many as the graph and the benchmark take."""
     fixed = [dims[1] for tensor in engine.inputs if len(dims := tensor.dims) == 2 and dims[1]]
-    most = min([*fixed, _LENGTHS.max_seq_length])
-    if max_cost is not None and not _MIN_WINDOW_TOKENS <= max_cost <= most:
+    longest = min([*fixed, _LENGTHS.max_seq_length])
+    if max_cost is not None and not _MIN_WINDOW_TOKENS <= max_cost <= longest:
         raise ConfigError(
-            f"max_cost = {max_cost}: samples of this model have from {_MIN_WINDOW_TOKENS} to {most} tokens."
+            f"max_cost = {max_cost}: samples of this model have from {_MIN_WINDOW_TOKENS} to {longest} tokens."
         )
-    return max_cost or most
+    return max_cost or longest
 
 
 def _params(length: int) -> FeatureParams:

@@ -1,7 +1,7 @@
 """Reads a tokenizer from a vocab.txt, a tokenizer.json or the folder of a checkpoint.
 
-BERT's uncased vocabulary is shipped, and read without ``transformers``, which takes seconds to import. Any
-other is read through it, from local files only.
+BERT's uncased vocabulary is shipped, and read without ``transformers``, which takes seconds to import. All others are
+read through ``transformers``, from local files only.
 """
 
 import json
@@ -195,7 +195,7 @@ def _check_special(tokens: list[str], path: Path) -> None:
 
 @contextmanager
 def _transformers(file: Path) -> Iterator[None]:
-    """Import and use ``transformers`` quietly and without a network; ConfigError for whatever it raises."""
+    """Import and use ``transformers`` quietly and without a network; ConfigError for any error that it raises."""
     before = {name: os.environ.get(name) for name in _QUIET}
     os.environ.update(_QUIET)
     try:

@@ -1,7 +1,7 @@
 """Text as WordPiece ids, with the rules of ``transformers.BertTokenizer`` in its Python form (transformers 4).
 
-As there, text is split and normalised with Python's Unicode tables, from which Rust's differ slightly; each distinct
-word then goes through ``tokenizers`` once.
+As in that tokenizer, text is split and normalised with Python's Unicode tables, from which Rust's differ slightly; each
+distinct word then goes through ``tokenizers`` once.
 """
 
 import re

@@ -44,7 +44,7 @@ class ImageScore:
     dtype: str
     """Type of the log's labels: float32, int32 or int64."""
     shift: int
-    """What to add to the predicted labels, 1 or -1, if they then fit far better; otherwise 0."""
+    """The number to add to the predicted labels, 1 or -1, if they then match far better; otherwise 0."""
     warnings: tuple[str, ...]
     """If ``missing`` or ``shift`` is not 0, the last one says why top-1 does not describe the model."""
     found: Mapping[int, int]
@@ -214,7 +214,7 @@ def _warnings(
 
 
 def _find_shift(found: NDArray[np.int64], wanted: NDArray[np.int64], good: int) -> tuple[int, int]:
-    """(shift, hits): what to add to the predicted labels, and how many are then correct; (0, 0) if not off by one.
+    """(shift, hits): the number to add to predicted labels, and how many are then correct; (0, 0) if not off by one.
 
     Labels are off by one if the shifted ones hit at least 10 times, and 10 times as often as the unshifted ones and as
     chance would. Chance pairs predicted and expected labels at random, so a model that predicts only a few labels is

@@ -1,4 +1,4 @@
-"""How a graph takes images and returns classes: as it declares, or if it leaves that open, by trying."""
+"""How a graph takes images and returns classes: as it declares or, if it leaves that open, as found by trying."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Turns an image file into pixels: decode, resize, crop, by the profile with which a family of models was evaluated.
+"""Turns an image file into pixels: decode, resize, crop, with the profile that a family of models was evaluated with.
 
 The result is uint8; normalisation, (pixel - mean) ÷ deviation, follows when samples are loaded.
 """
@@ -77,7 +77,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How an image becomes upright, by its EXIF orientation."""
+"""The operation that makes an image upright, by its EXIF orientation."""
 _TURNED_FORMATS = {"JPEG", "MPO", "PNG"}
 """The formats whose EXIF orientation OpenCV obeys; Pillow itself turns TIFF."""
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}

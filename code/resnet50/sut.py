@@ -56,7 +56,7 @@ class ResNet50SUT(SUT):
         return "by trying both" if first is None and last is None else FROM_GRAPH
 
     def signature(self, shape: Shape) -> Signature:
-        """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,), or with axes of 1 more."""
+        """One input (batch, *dims) and one output, (batch, classes) or the arg-max (batch,), and perhaps axes of 1."""
         dims = (shape.batch, *(dim or 1 for dim in self._dims))
         return Signature({self._input.name: (shape.batch, *self.qsl.layout.dims)}, {self.output: dims})
 

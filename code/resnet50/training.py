@@ -54,7 +54,7 @@ class ImageTraining(TrainingData):
         """Find the images and their labels, and hold back about ``hold_out`` of them, drawn by ``seed``.
 
         ``profile`` and ``layout`` are the benchmark's settings. A folder that has neither val_map.txt nor class folders
-        holds images without labels, in itself or in folders below; of these nothing is held back.
+        holds images without labels, in itself or in folders below; none of these is held back.
 
         Raises:
             ConfigError: there are no images, one is damaged, or the graph is not an ImageNet classifier.
@@ -87,7 +87,7 @@ class ImageTraining(TrainingData):
         return self._batch(indices, lambda pixels, place: pixels)
 
     def varied(self, indices: Integers, seed: Sequence[int]) -> TrainingBatch:
-        """As `batch`, but of each image a random part, scaled to its size, mirrored half of the time."""
+        """As `batch`, but with a random part of each image, scaled to full size and mirrored half of the time."""
         return self._batch(indices, lambda pixels, place: random_part(pixels, np.random.default_rng((*seed, place))))
 
     def _batch(self, indices: Integers, change: Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]) -> TrainingBatch:
@@ -114,7 +114,7 @@ class ImageTraining(TrainingData):
 
 
 def random_part(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A part of an image, (224, 224, 3), scaled to its size with bilinear interpolation, mirrored half of the time.
+    """A part of an image, (224, 224, 3), scaled to full size with bilinear interpolation, mirrored half of the time.
 
     Its area is a quarter to all of the image's, its width 3/4 to 4/3 of its height: torchvision's RandomResizedCrop,
     whose smallest area is 8 % of an image that is not cropped yet.

@@ -32,9 +32,10 @@ _PROBE_SAMPLES = 32
 TOLERANCE = 0.05
 """Relative output error above which a quantised layer gets more scales, or stays in FP32."""
 _ATTENTION_FACTOR = 2
-"""Factor on the tolerance for attention weights by values, whose errors are diluted by the residual connection that
-follows. MiniLM for DeepSparse, queries by keys in 8 bits: F1 64.9 with all six of these products in 8 bits (errors up
-to 6.1 %), 64.4 with the three within the tolerance, 64.5 with all attention in FP32, 66.2 uncompressed."""
+"""Factor on the tolerance for the product of attention weights and values, whose errors are diluted by the residual
+connection that follows. MiniLM for DeepSparse, queries times keys in 8 bits: F1 64.9 with all six of these products in
+8 bits (errors up to 6.1 %), 64.4 with the three within the tolerance, 64.5 with all attention in FP32, 66.2
+uncompressed."""
 
 
 class CompressSettings(BaseModel):
@@ -54,10 +55,10 @@ class CompressSettings(BaseModel):
     tolerance: float = Field(
         default=TOLERANCE,
         gt=0,
-        description="maximum relative output error of a product in 8 bits; twice that for attention weights by values",
+        description="maximum relative output error of an 8-bit product; twice that for attention weights times values",
     )
     engine: EngineForm | None = Field(
-        default=None, description="for whose 8-bit operators to write the file; default: the best for such a model"
+        default=None, description="engine whose 8-bit operators to write; default: the best for such a model"
     )
     input: Literal["uint8", "float32"] | None = Field(
         default=None,
@@ -82,7 +83,7 @@ def compress(
     ``feeds`` is calibration data: for each batch a dictionary of tensors by the names of the graph's inputs. Layers are
     compressed in the order of the graph; each is fitted to its outputs in the dense model, given the inputs that the
     compressed layers before it produce. Layers that read the graph's input or produce its output are not pruned.
-    The float32 inputs in ``scalings`` become uint8 if any layer does; ``feeds`` hold them as float32 all the same.
+    The float32 inputs in ``scalings`` become uint8 if any layer is quantised; ``feeds`` still hold them as float32.
     """
     return _Compression(model, feeds, settings, scalings or {}).run(progress)
 
@@ -220,7 +221,7 @@ class _Compression:
             statistics, harm = known[layer.output], harms.get(layer.output, 0.0)
             if integer and harm <= self._settings.tolerance:
                 self._set(layer, self._round(layer, network.matrix(layer), statistics))
-                if span is not None and layer.output in self._rounded:  # an FP32 layer leaves its other readers free
+                if span is not None and layer.output in self._rounded:  # an FP32 layer sets no range for other readers
                     self._ranges[layer.source] = span
             if self._second_order:
                 network.shift(layer, statistics.bias(network.matrix(layer)))

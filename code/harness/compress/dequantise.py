@@ -22,7 +22,7 @@ _QUANTISE, _DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 _CARRIERS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 """Operators that change no value of their first input: a tensor may be quantised before or after them."""
 _UNSIGNED = 128
-"""What is added to an int8 to get the uint8 of the same value; the zero point of symmetric uint8 weights."""
+"""The offset from an int8 to the uint8 of the same value; also the zero point of symmetric uint8 weights."""
 _DEFAULT = ("", "ai.onnx")
 
 
@@ -63,7 +63,7 @@ class _QuantisedConstant:
 
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
-    """Of shape (), or a number for each place of ``axis``."""
+    """Shape (), or one number per position along ``axis``."""
     axis: int
 
     def transposed(self, order: list[int]) -> _QuantisedConstant:
@@ -128,7 +128,7 @@ class _Reader:
             layer = layers.get(node.output[0])
             if layer is not None:
                 if (made := self._layer(layer, weights[layer.output])) is not None:
-                    rounded[node.output[0]] = made  # a convolution may have got the name of what follows it
+                    rounded[node.output[0]] = made  # not layer.output: `_layer` may rename a convolution's output
             elif node.op_type == "MatMul" and self._product(node):
                 multiplied.add(node.output[0])
         if not rounded and not multiplied:
@@ -144,7 +144,7 @@ class _Reader:
         return Network(self._model)
 
     def _take_constants(self) -> None:
-        """Make Constant nodes initialisers, under names that are never given to new tensors."""
+        """Turn Constant nodes into initialisers, and rename all constants so that no new tensor takes their names."""
         graph = self._graph
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -299,7 +299,7 @@ class _Reader:
         return Range.of_steps(np.float32(grid[0].item()), zero)
 
     def _operand(self, name: str) -> _Operand | None:
-        """What a layer reads, if that is rounded to 8 bits."""
+        """The operand behind a layer's input; None if that is not rounded to 8 bits."""
         first, rounded = None, name
         while rounded not in self._pairs:
             node = self._makers.get(rounded)
@@ -310,14 +310,14 @@ class _Reader:
         return _Operand(whole if first is None else name, self._ranges[whole], first, whole)
 
     def _read(self, node: NodeProto, index: int, operand: _Operand) -> None:
-        """Let a node read an operand before it is rounded."""
+        """Rewire a node to read an operand before it is rounded."""
         if operand.first is not None:
             operand.first.input[0] = operand.whole
         self._ranges[operand.name] = operand.range
         node.input[index] = operand.name
 
     def _product(self, node: NodeProto) -> bool:
-        """Whether a product of two activations is in 8 bits; if so, it then reads them before rounding."""
+        """Whether a product of two activations is in 8 bits; if so, rewire it to read them before rounding."""
         operands = [self._operand(name) for name in node.input]
         for index, operand in enumerate(operands):
             if None not in operands and operand is not None:
@@ -325,7 +325,7 @@ class _Reader:
         return None not in operands
 
     def _layer(self, layer: Layer, integers: _QuantisedConstant) -> Rounded | None:
-        """The weights of a layer if it is in 8 bits; it then reads its input before rounding. None if it is not."""
+        """The weights of an 8-bit layer, which is rewired to read its input before rounding; None for other layers."""
         operand, rounded = self._operand(layer.source), integers.rounded(layer)
         if operand is None or rounded is None:
             return None

@@ -1,4 +1,4 @@
-"""The progress of a compression, by work: layers take milliseconds to minutes, so their number says little."""
+"""The progress of a compression, by work done: layers take milliseconds to minutes, so their number says little."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.host.console import Progress
 OnLayer = Callable[[int, int, float], None]
 """Called with the number of layers done, the total, and the share of the work done (0 to 1)."""
 _INVERSE_COST = 8
-"""Cost of a float64 inverse, in products of two float32 matrices of that size."""
+"""Cost of a float64 inverse, in units of one product of two float32 matrices of that size."""
 _ROUNDING_COST = 12
 """Cost of rounding the columns of a block one by one, in multiplications per weight and column."""
 _TRIED_ROWS = 4096

@@ -17,7 +17,7 @@ from harness.compress.ranges import Range
 
 _MIN_EMBEDDINGS = 1024  # rows of the smallest table worth quantising
 LARGEST_SUM = np.iinfo(np.int32).max
-"""Of the products in a layer, which are summed in int32."""
+"""The largest sum of a layer's products, which are accumulated in int32."""
 
 
 def reads_table(network: Network, node: NodeProto) -> bool:
@@ -33,7 +33,7 @@ def reads_table(network: Network, node: NodeProto) -> bool:
 class Encoder(ABC):
     """Collects nodes and tensors; tracks in which forms (8 bits, floating point) each value already exists.
 
-    Activations are uint8 and asymmetric, large embedding tables too; what is not in the plan stays in floating point.
+    Activations and large embedding tables are uint8 and asymmetric; values not in the plan stay in floating point.
     """
 
     min_opset_of_axes: ClassVar[int] = 0
@@ -110,7 +110,7 @@ class Encoder(ABC):
         return model
 
     def copy(self, node: NodeProto, reads: Callable[[str], str] | None = None) -> None:
-        """Write a node with its inputs as ``reads`` gives them, by default in floating point."""
+        """Write a node whose inputs ``reads`` maps to tensors, by default in floating point."""
         copy = NodeProto()
         copy.CopyFrom(node)
         for index, name in enumerate(node.input):
@@ -132,7 +132,7 @@ class Encoder(ABC):
         return name
 
     def quantised(self, name: str) -> str:
-        """The tensor with a value in 8 bits, written if it does not exist yet."""
+        """The 8-bit tensor of a value, written if it does not exist yet."""
         if name not in self.bytes:
             inputs = [self._floats.get(name, name), *self.scale(name)]
             self.spans[name] = self.range(name)
@@ -140,14 +140,14 @@ class Encoder(ABC):
         return self.bytes[name]
 
     def dequantised(self, name: str) -> str:
-        """The tensor with a value in floating point after rounding to 8 bits, written if it does not exist yet."""
+        """The floating-point tensor of a value after rounding to 8 bits, written if it does not exist yet."""
         if name not in self._floats:
             inputs = [self.quantised(name), *self.scale(name)]
             self._floats[name] = self.write("DequantizeLinear", inputs, f"{name}.f", f"{name}.dequantise")
         return self._floats[name]
 
     def float(self, name: str) -> str:
-        """The tensor with a value in floating point, at the best precision that exists."""
+        """The floating-point tensor of a value, at the best precision that exists."""
         if name in self.plan.pairs:
             return self.dequantised(self.plan.pairs[name])
         return self.dequantised(name) if name in self.hidden and name in self.bytes else name

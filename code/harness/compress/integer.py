@@ -24,7 +24,7 @@ class IntegerEncoder(Encoder):
     """Writes MatMulInteger and QLinearConv."""
 
     def convolution(self, layer: Layer, result: str) -> None:
-        """QLinearConv; what it reads and gives exists in 8 bits only."""
+        """QLinearConv, whose input and output exist in 8 bits only."""
         node, rounded = layer.node, self.plan.rounded[layer.output]
         named = node.name or layer.output
         source = self.quantised(layer.source)
@@ -49,7 +49,7 @@ class IntegerEncoder(Encoder):
         self.hidden.add(result)
 
     def _weight_scale(self, rounded: Rounded, named: str) -> list[str]:
-        """Scale and zero point of a convolution's weights: a vector of zeros where each output has its scale."""
+        """Scale and zero point of a convolution's weights; both are vectors if each output has its own scale."""
         if not rounded.per_output:
             scale = self.tensor(f"{named}.weight.scale", np.float32(rounded.scale.item()))
             return [scale, self.tensor("weight.zero", np.int8(0))]

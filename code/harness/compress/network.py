@@ -22,7 +22,7 @@ _QUANTISED = (
     "MatMulInteger",
     "ConvInteger",
 )
-"""How the names of operators on 8-bit numbers begin."""
+"""Prefixes of the names of operators on 8-bit numbers."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 Feed = Mapping[str, NDArray[np.generic]]
 """The tensors of one batch by the names of the graph's inputs."""
@@ -32,7 +32,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class _Window:
-    """A convolution's window on its input and how it moves: a number for each spatial axis."""
+    """A convolution's window on its input and how it moves, with one number per spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -52,7 +52,7 @@ class _Window:
         windows = windows.transpose((0, *range(2, 2 + half), *range(2 + half, 2 + 2 * half), 1))
         shape = windows.shape[: 1 + half]
         count = int(np.prod(shape))
-        # Select before copying: all windows together are as many times the input as the kernel has places.
+        # Select before copying: the windows together are larger than the input by up to the kernel's size.
         chosen = np.arange(0, count, max(1, count // (limit or count)))
         patches: NDArray[np.float32] = windows[np.unravel_index(chosen, shape)].reshape(len(chosen), -1)
         return patches
@@ -243,7 +243,7 @@ class Network:
         return name if own and list(self._constants[name].dims) == [outputs] else None
 
     def constant_bias(self, layer: Layer) -> tuple[str, str]:
-        """Where a constant is added to the outputs of a matrix product, and nothing else reads them before that.
+        """The addition of a constant to the outputs of a matrix product that nothing else reads.
 
         Returns the sum's tensor and the float32 constant, which adds one number to each output; ("", "") if there is
         none.
@@ -304,7 +304,7 @@ class Network:
         ]
 
     def _heads(self) -> set[str]:
-        """Outputs of layers that no other layer follows on the way to the graph's outputs."""
+        """Outputs of layers with no other layer between them and the graph's outputs."""
         outputs = {layer.output for layer in self.layers}
         makers = {name: node for node in self.nodes for name in node.output}
         seen, waiting = set(), [value.name for value in self.model.graph.output]

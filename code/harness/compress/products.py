@@ -1,4 +1,4 @@
-"""Matrix products of two activations, as in attention: queries by keys, and attention weights by values."""
+"""Matrix products of two activations, as in attention: queries times keys, and attention weights times values."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def choose_ranges(
         lost = [value - exact for value, exact in zip(found, expected, strict=True)]
         return float((sum(float(np.vdot(value, value)) for value in lost) / energy) ** 0.5)
 
-    names = dict.fromkeys((product.left, product.right))  # one of them, if a tensor is multiplied by itself
+    names = dict.fromkeys((product.left, product.right))  # only one if a tensor is multiplied by itself
     spans = {name: known.get(name) or _observed(values[name] for values in batches) for name in names}
     for name in (name for name in names if name not in known):
         trials = [{**spans, name: span} for span in _candidates(spans[name])]

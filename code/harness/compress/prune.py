@@ -14,9 +14,9 @@ _FIT, _LAST_FIT = 8, 30  # iterations of conjugate gradients
 _SPARSITY_GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Sparsities at which to measure a layer's loss."""
 FITS_OF_LOSSES = (len(_SPARSITY_GRID) + 1) * (_FIT + 1)
-"""About how many products of a layer's weights with its Gram matrix `losses` takes."""
+"""Approximate cost of `losses`, in products of a layer's weights with its Gram matrix."""
 FITS_OF_PRUNING = (_STEPS + 1) * (_FIT + 1) + _LAST_FIT
-"""The same of `second_order`."""
+"""The same for `second_order`."""
 _MAX_SPARSITY = 0.95  # of one layer, when each gets its own
 _DAMPING = 0.01
 """Share of the Gram matrix's mean diagonal that is added to it: calibration data does not span all directions."""
@@ -71,8 +71,8 @@ def second_order(
     squared output error if the block is removed and all other weights of its row adapt. This is the score of the
     Optimal BERT Surgeon (Kurtic et al., arXiv:2203.07259, equation 6) with the layer's own error instead of the model's
     loss, as in the Optimal Brain Compressor (Frantar and Alistarh, arXiv:2208.11580). Blocks are removed in stages of a
-    cubic schedule; the remaining weights are the least-squares solution, by conjugate gradients. Weights that are 0
-    already stay so.
+    cubic schedule; the remaining weights are the least-squares solution, by conjugate gradients. Weights that are
+    already 0 stay 0.
     """
     weight = fit(weight, weight != 0, statistics, _FIT)
     shares = [sparsity * (1 - (1 - stage / _STEPS) ** 3) for stage in range(1, _STEPS + 1)]
@@ -87,7 +87,7 @@ class LayerLosses:
     curve: list[tuple[float, float]]
     """(sparsity, loss), from the present zeros to an empty layer. The loss is the squared output error relative to each
     output's variance, averaged over outputs: otherwise outputs with a large variance would hide the others, which still
-    matter to what follows, most often a normalisation."""
+    matter to the next operator, most often a normalisation."""
     weight: NDArray[np.float32]
     """Float32 (outputs, inputs), at the measured sparsity nearest to the requested one."""
     loss: float

@@ -20,7 +20,7 @@ class QdqEncoder(Encoder):
     min_opset_of_axes: ClassVar[int] = 13  # of DequantizeLinear
 
     def convolution(self, layer: Layer, result: str) -> None:
-        """Conv; its output is rounded too, so that the engine hands 8 bits on."""
+        """Conv; its output is also rounded, so that the engine passes on 8 bits."""
         self.hidden.add(layer.source)
         source, weight = self.dequantised(layer.source), self._weight(layer, axis=0)
         node = NodeProto()
@@ -64,7 +64,7 @@ class QdqEncoder(Encoder):
         )
 
     def _bias(self, layer: Layer, name: str) -> str:
-        """A bias in int32, in steps of the sums, without which ONNX Runtime does not fuse; in FP32 if too large."""
+        """A bias in int32, in steps of the sums, as ONNX Runtime's fusion requires; in FP32 if it is too large."""
         named, scale = layer.node.name or layer.output, self.plan.rounded[layer.output].scale.astype(np.float64)
         step = (scale[:, 0] if scale.size > 1 else scale.reshape(())) * self.range(layer.source).scale
         steps = self.bias_steps(layer, self.network.floats(name).reshape(-1), step)

@@ -1,8 +1,12 @@
 """Writes a network with its layers in 8 bits, in the operators that an engine runs fast.
 
-Which those are was found by measurement: DeepSparse 1.8 fuses MatMulInteger and QLinearConv, and gains nothing from QDQ
-graphs; OpenVINO runs QDQ products in 8 bits, as its runtime model shows, and MatMulInteger in FP32; ONNX Runtime runs
-QDQ products faster than MatMulInteger, and convolutions alike. So OpenVINO and ONNX Runtime share one form.
+These operators were found by measurement:
+
+- DeepSparse 1.8 fuses MatMulInteger and QLinearConv, and gains nothing from QDQ graphs.
+- OpenVINO runs QDQ products in 8 bits, as its runtime model shows, and MatMulInteger in FP32.
+- ONNX Runtime runs QDQ products faster than MatMulInteger, and convolutions equally fast in both forms.
+
+So OpenVINO and ONNX Runtime share one form.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from harness.compress.prune import Statistics
 GREATEST = 127
 """The largest integer; symmetric, so -128 is not used."""
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Parts of the largest weight to try as the largest integer."""
+"""Fractions of the largest weight to try as the value of the largest integer."""
 _BLOCK_COLUMNS = 128  # rounded before the columns after them are corrected
 
 

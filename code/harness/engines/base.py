@@ -116,12 +116,12 @@ class Engine(ABC):
     outputs: tuple[Tensor, ...] = ()
     streams: int = 1
     waiting: int = 0
-    """Batches that Offline hands to the engine beyond one for each stream. An engine with threads of its own then has
-    its next batch while Python answers the last one."""
+    """Batches that Offline hands to the engine beyond one for each stream. An engine with threads of its own then
+    already has its next batch while Python answers the last one."""
     shape_budget: int = 12
     """Maximum number of shapes to compile, if ``fixed_shapes``; the engine's setting ``shapes`` overrides it."""
     exact_shapes: bool = False
-    """Whether the user set that number: it then holds however long compiling takes."""
+    """Whether the user set that number: it then applies however long compiling takes."""
 
     def __init__(self, model: Path | None, settings: EngineSettings) -> None:
         """Keep model and settings; ConfigError if the model has weights in files outside its folder."""

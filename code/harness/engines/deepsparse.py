@@ -140,7 +140,7 @@ class DeepSparseEngine(Engine):
 
     @property
     def parallel(self) -> int:
-        """At most as many as cores: with the elastic scheduler, more streams share them."""
+        """At most the number of cores: with the elastic scheduler, more streams share them."""
         return min(self.streams, core_count()) if self._scheduler == "elastic" else self.streams
 
     @classmethod

@@ -171,7 +171,7 @@ class OnnxRuntimeProfiler(OnnxRuntimeEngine, Profiler):
         return self._counting(super().compile(signature))
 
     _warm = 0
-    """How many batches ran before the recording."""
+    """Number of batches that ran before the recording."""
 
     def _before(self) -> Mapping[ProfiledNode, NodeTotal]:
         self._warm = self._batches
@@ -213,7 +213,7 @@ def try_shapes(model: Path, inputs: Mapping[str, Array]) -> dict[str, Dims] | No
         engine = OnnxRuntimeEngine(model, OnnxRuntimeSettings(streams=1, threads=1))
         names = [tensor.name for tensor in engine.outputs]
         outputs = engine.compile(Signature({}, dict.fromkeys(names, ())))(inputs)
-    except Exception:  # noqa: BLE001  the library has no common base of its errors
+    except Exception:  # noqa: BLE001  the library's errors have no common base class
         return None
     return {name: output.shape for name, output in zip(names, outputs, strict=True)}
 

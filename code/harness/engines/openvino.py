@@ -146,7 +146,7 @@ class OpenVinoEngine(Engine):
         self.config = self._config(settings.in_force()["precision"])
         """OpenVINO's properties, by name, with which each instance is compiled."""
         self._compiled: list[_CompiledModel] = [core.compile_model(read, "CPU", self.config) for _ in layout.instances]
-        # Of several instances, one could get the batch that waits although another is idle.
+        # With several instances, the waiting batch could go to a busy one while another is idle.
         self.waiting = int(layout.streams > 1 and len(layout.instances) == 1)
         places = [layout.instance(n % layout.streams) for n in range(layout.streams + self.waiting)]
         self._free = [self._compiled[place].create_infer_request() for place in places]
@@ -219,7 +219,7 @@ class OpenVinoEngine(Engine):
 
 
 class OpenVinoProfiler(OpenVinoEngine, Profiler):
-    """OpenVINO reports a node's mean time over all batches so far, in whole microseconds: sums are as precise as that.
+    """OpenVINO reports a node's mean time over all batches so far, in whole microseconds, which limits the precision.
 
     One stream has one graph, so that all batches are in one mean.
     """

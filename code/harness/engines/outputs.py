@@ -16,7 +16,7 @@ _INTEGERS = (np.dtype(np.int32), np.dtype(np.int64))
 
 
 def checked_outputs(engine: str, outputs: object, signature: Signature, declared: Dtypes) -> list[Array]:
-    """The outputs in their order: integers as they are, all others as float32.
+    """The outputs in their order: integers unchanged, all others as float32.
 
     Types that numpy lacks, such as bfloat16, are expected as float32, and so are the outputs of an engine without a
     graph. float32 is also accepted for any other float type, and int32 and int64 for each other.

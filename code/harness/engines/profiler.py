@@ -29,7 +29,7 @@ Times = dict[ProfiledNode, NodeTotal]
 
 
 class Profiler(Engine):
-    """An engine for a few batches, one after the other, apart from any test: recording slows an engine down.
+    """An engine for a few batches, one after the other, outside any test: recording slows an engine down.
 
     It has one stream, with as many threads as each stream of the engine that it stands for.
     """
@@ -62,7 +62,7 @@ class Profiler(Engine):
 
     @abstractmethod
     def _before(self) -> Mapping[ProfiledNode, NodeTotal]:
-        """The times so far; an engine may instead remember where it is, and return nothing."""
+        """The times so far; an engine may instead remember its position, and return nothing."""
 
     @abstractmethod
     def _since(self, before: Mapping[ProfiledNode, NodeTotal]) -> Times:

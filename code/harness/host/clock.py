@@ -1,7 +1,7 @@
-"""Checks the realtime clock, by which LoadGen measures, against one that nobody can set; and a clock that can stop.
+"""Checks the realtime clock, which LoadGen uses, against one that nobody can set; and a clock without stopped time.
 
 An NTP client, a person or a resuming machine may set the realtime clock during a test. LoadGen does not notice: setting
-it back by a second in a test of six makes Offline 20 % faster, and still VALID.
+it back by one second in a test of six seconds makes Offline 20 % faster, and the result is still VALID.
 """
 
 import threading
@@ -15,9 +15,9 @@ from harness.errors import RunFailed
 _TOLERANCE, _SHORTEST = 0.005, 0.005
 """Allowed deviation: a fraction of the test's seconds, and the minimum in seconds."""
 _MAX_CLOCK_DRIFT = 0.001
-"""The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and an adjtime() by as much again."""
-_READING_SECONDS = 2e-4  # of difference that comes from reading the two clocks one after the other
-_LOOK, _GAP = 1.0, 5.0  # seconds between two looks of a running clock, and from which a gap may be a stop
+"""The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and adjtime() by up to another 500 ppm."""
+_READING_SECONDS = 2e-4  # difference that comes from reading the two clocks one after the other
+_LOOK, _GAP = 1.0, 5.0  # seconds between two checks of a running clock, and the minimum gap that may be a stop
 _IDLE_CPU_SHARE = 0.1  # CPU seconds per second below which a process counts as stopped
 _STEADY = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
 
@@ -52,7 +52,7 @@ class Timing:
 
 
 class Stopwatch:
-    """Times a test, and adds up by how much the realtime clock is moved meanwhile; usable by several threads."""
+    """Times a test, and adds up how far the realtime clock is moved meanwhile; usable by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Stopwatch:
         self._moved = 0.0
 
     def start(self) -> None:
-        """Begin, or begin again."""
+        """Start or restart."""
         with self._lock:
             self._last = self._began = _readings()
             self._running, self._moved = True, 0.0
@@ -79,7 +79,7 @@ class Stopwatch:
             self._last = now
 
     def stop(self) -> None:
-        """End; later looks are ignored."""
+        """Stop; later calls of `look` are ignored."""
         self.look()
         with self._lock:
             self._running = False
@@ -114,10 +114,10 @@ def _readings() -> _Readings:
 
 
 class RunningClock:
-    """Seconds without those in which this process was stopped (Ctrl-Z, `kill -STOP`), for work that takes hours.
+    """Counts seconds, except while this process is stopped (Ctrl-Z, `kill -STOP`), for work that takes hours.
 
-    A process cannot ask how long it was stopped. So a thread looks every second: if it did not run for five, and the
-    process used next to no CPU time meanwhile, it was stopped. CLOCK_MONOTONIC does not count suspended time.
+    A process cannot ask how long it was stopped. So a thread checks every second: if it did not run for five seconds,
+    and the process used next to no CPU time meanwhile, it was stopped. CLOCK_MONOTONIC does not count suspended time.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class RunningClock:
         self._thread: threading.Thread | None = None
 
     def __call__(self) -> float:
-        """The seconds so far, from an arbitrary beginning."""
+        """The seconds so far, from an arbitrary start."""
         with self._lock:
             now, used = self._clock(), self._used()
             gap = now - self._last
@@ -141,7 +141,7 @@ class RunningClock:
             return now - self._stopped
 
     def __enter__(self) -> Self:
-        """Begin to watch for stops."""
+        """Start watching for stops."""
         self()
         self._over.clear()
         self._thread = threading.Thread(target=self._watch, name="running-clock", daemon=True)
@@ -149,7 +149,7 @@ class RunningClock:
         return self
 
     def __exit__(self, *args: object) -> None:
-        """End the watching: from here on, time in which the process is stopped counts again."""
+        """Stop watching: from here on, stopped time counts again."""
         self._over.set()
         if self._thread:
             self._thread.join()

@@ -1,7 +1,7 @@
 """All terminal output: results go to stdout, everything else (progress, notes, errors) to stderr.
 
-Messages for stderr pass through the logger "harness": `configure` decides whether details are shown, and can add a file
-that receives them all, and the output to stdout, with timestamps.
+Messages for stderr pass through the logger "harness": `configure` decides whether details are shown, and can add a log
+file that receives all of them and the output to stdout, with timestamps.
 """
 
 import json
@@ -28,7 +28,7 @@ from harness.host.pace import Pace
 from harness.host.streams import open_console
 
 OnProgress = Callable[[int, int], None]
-"""Called with what is done, and the total."""
+"""Called with the amount done and the total."""
 _QUIET_FOR_S = 2.0  # before the first plain line
 _RATE_AFTER_S = 0.5  # before a rate is shown
 _TICK_S = 0.5  # between two updates of elapsed time
@@ -367,7 +367,7 @@ class Progress:
         given = self._facts(elapsed=True)
         width = err.width - len(self._description) - _SPACES
         while len(facts := ", ".join(given)) > width - _SMALLEST_BAR:
-            # How much is done and how much time is left remain.
+            # The first fact (how much is done) and the time left stay.
             less = [place for place, fact in enumerate(given) if place and not fact.endswith(_LEFT)]
             if not less:
                 break

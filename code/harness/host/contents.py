@@ -20,7 +20,7 @@ class FileKind:
 
 
 EMPTY = FileKind("empty", "download or copy it again")
-_AGAIN = "download the file again, by the link of the file itself instead of a page about it"
+_AGAIN = "download the file again, using the link to the file itself instead of a page about it"
 _UNPACK = "unpack it, and give the path of the file in it"
 _Test = Callable[[bytes], bool]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.host import console
 
-_LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
+_LONG_BYTES = 256 * 2**20  # hashing a file of this size takes a second or more, and shows progress
 
 
 def sha256_of(path: Path) -> str:

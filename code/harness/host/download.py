@@ -88,11 +88,11 @@ def download(
     name = description or destination.name
     job = _Job(file, destination, checksum, limits, tuple(backoff), cure)
     try:
-        if _is_there(destination, checksum):
+        if _already_stored(destination, checksum):
             return destination
         destination.parent.mkdir(parents=True, exist_ok=True)
         with download_lock(destination):
-            if not _is_there(destination, checksum):
+            if not _already_stored(destination, checksum):
                 with on_interrupt(job.kept()), console.Progress(name, total=file.size, unit="B") as bar:
                     job.run(bar)
     except OSError as error:  # from the disk: network errors have become the reasons in a RunFailed
@@ -119,7 +119,7 @@ class _Checksum:
         return f"{self.algorithm} {self.digest}"
 
 
-def _is_there(destination: Path, checksum: _Checksum | None) -> bool:
+def _already_stored(destination: Path, checksum: _Checksum | None) -> bool:
     if not destination.exists():
         return False
     if not destination.is_file():
@@ -194,7 +194,7 @@ class _Job:
         )
 
     def kept(self) -> str:
-        """What an interrupted download leaves, and how to resume it."""
+        """A sentence on the file that an interrupted download leaves, and how to resume."""
         return f"the partial file is kept in {self.part}, and the same command resumes from there."
 
     def stored(self) -> int:
@@ -317,7 +317,7 @@ class _Job:
         return total
 
     def _rest(self, reply: Reply, start: int, known: dict[str, Any], headers: dict[str, str]) -> int | None:
-        """Check that a partial reply continues the part file, whose size it returns if that is known."""
+        """Check that a partial reply continues the part file; returns the size of the whole file, None if unknown."""
         span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", reply.headers.get("Content-Range", ""))
         changed = "If-Range" in headers and _validator(reply) not in ("", headers["If-Range"])
         if span and not changed:
@@ -340,15 +340,15 @@ class _Job:
 
     def _store(self, reply: Reply, start: int, total: int | None, bar: console.Progress) -> None:
         bar.update(total=total, note="")
-        most = self.limits.size if total is None else total
+        maximum = self.limits.size if total is None else total
         done = start
         with self.part.open("ab") as file:
             for chunk in reply.chunks():
                 done += len(chunk)
-                if done > most:
+                if done > maximum:
                     self._drop()
                     kind = "allowed" if total is None else "expected"
-                    raise _UrlRejected(f"the server sends more than the {kind} {most:,} bytes")
+                    raise _UrlRejected(f"the server sends more than the {kind} {maximum:,} bytes")
                 file.write(chunk)
                 bar.update(done=done)
         if total is not None and done < total:

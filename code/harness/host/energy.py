@@ -1,7 +1,7 @@
-"""The energy that the processors used, by the kernel's powercap interface to RAPL.
+"""The energy that the processors used, from the kernel's powercap interface to RAPL.
 
 The counters cover whole packages, other processes included. Since Linux 5.10 only root may read them, and few virtual
-machines have them: then there is no measurement.
+machines have them: without them, nothing is measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Remembers what a file held when it was read, so that a change is found later without reading all of it again.
+"""Records the content of a file when it is read, so that a later change is found without reading all of it again.
 
 A hash that was taken before use says nothing about what was used: a file can be replaced between hashing and loading,
 or edited while a test runs. Therefore the file's metadata are recorded before it is hashed, and compared when the test
@@ -95,10 +95,10 @@ class Fingerprint:
 
 
 def check_unchanged(files: Iterable[Fingerprint]) -> None:
-    """Check that files are still what they were when they were read.
+    """Check that files have not changed since they were read.
 
     Raises:
-        RunFailed: one is not.
+        RunFailed: one has changed.
     """
     for file in files:
         if file.changed:

@@ -1,12 +1,12 @@
-"""Estimates the time left of counted work from its pace so far; every time left that is shown comes from here."""
+"""Estimates the time left for counted work from its pace so far; every time left that is shown comes from here."""
 
 from itertools import pairwise
 
 _MAX_MOMENTS = 256  # to keep
-_SAME_STEP_SHARE = 0.2  # of the previous pause: steps closer than that count as one, as of streams that end together
+_SAME_STEP_SHARE = 0.2  # of the previous pause: closer steps count as one, such as those of streams that end together
 
 _Moment = tuple[float, float]
-"""Seconds of a clock, and what was done by then."""
+"""Clock seconds, and the work done by then."""
 
 
 class Pace:
@@ -43,7 +43,7 @@ class Pace:
             self._moments[2:-2] = self._moments[3:-2:2]
 
     def per_second(self, now: float) -> float | None:
-        """What was done per second in the last half of the time; None if that is unknown."""
+        """Work per second in the last half of the time; None if unknown."""
         half = self._last_half(now)
         if not half or half[-1][0] <= half[0][0]:
             return None
@@ -53,7 +53,7 @@ class Pace:
         """Seconds until ``total`` is done; None if the pace is unknown.
 
         The time of a running step is counted down. If it takes longer than any in the last half of the time, it is
-        expected to need as much again as it is late.
+        expected to need as much more time as it is overdue.
         """
         rate = self.per_second(now)
         if rate is None:
@@ -75,5 +75,5 @@ class Pace:
         return moments[start:]
 
     def _together(self, now: float) -> bool:
-        """Whether what ends now counts as the end of the last step."""
+        """Whether a step that ends now counts as part of the last one."""
         return now - self._opened < _SAME_STEP_SHARE * (self._opened - self._before)

@@ -93,7 +93,7 @@ class _OutputStream:
 
 
 class _DroppingStream(io.FileIO):
-    """A stream that drops what nobody can read any more: a closed pipe must not change an outcome."""
+    """A stream that drops output that nobody can read any more: a closed pipe must not change an outcome."""
 
     def write(self, content: Any, /) -> int:
         try:

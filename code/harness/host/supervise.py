@@ -2,8 +2,8 @@
 
 LoadGen cannot be stopped from outside, engines are native code that can crash, exit, hang, or hold the GIL, and Ctrl-C
 must always work. So the parent only waits: it ends the child on an interrupt or if the child makes no progress,
-and it reports the cause if the child dies. The child reports its own outcome through shared memory: an exit code says
-nothing, since native code can exit with any.
+and it reports the cause if the child dies. The child reports its own outcome through shared memory: an exit code proves
+nothing, since native code can exit with any code.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ class Heartbeat:
 
     @property
     def doing(self) -> str:
-        """What the child is doing, by its last `beat`."""
+        """The child's activity, according to its last `beat`."""
         return os.fsdecode(self._doing.value)
 
     def publish(self, code: int, folder: Path, place: Path) -> None:
@@ -169,7 +169,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
 
 
 def _outcome(how: str, verdict: ChildOutcome | None, ended: bool, stopped: list[int]) -> ChildOutcome:
-    """Print ``how`` the child ended, unless it has reported that itself; the verdict with the code to exit with."""
+    """Print ``how`` the child ended, unless it has reported that itself; returns the verdict with the exit code."""
     if not ended:
         console.err.show_cursor(True)
     if verdict is None:
@@ -193,7 +193,7 @@ def _code(number: int) -> int:
 
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-_SUSPENDED_SECONDS = 5.0  # between two looks at the child that mean that machine or process was suspended
+_SUSPENDED_SECONDS = 5.0  # between two checks of the child: a longer gap means that machine or process was suspended
 _PRINTING_SECONDS = 2.0  # for an interrupted child to print a result that it has published
 
 

@@ -13,7 +13,7 @@ CPUS = "sys/devices/system/cpu"
 
 
 class CpuPlace(NamedTuple):
-    """Where a CPU (hyper-thread) is, in the kernel's numbers; "" for one that it does not give."""
+    """The location of a CPU (hyper-thread), in the kernel's numbers; "" for a number that it does not give."""
 
     socket: str
     die: str

@@ -1,7 +1,7 @@
 """One HTTP request with limits: no server can stall a download for ever, or fill the memory.
 
-The timeout of requests restarts with every byte, so that a byte now and then keeps a request alive; it reads the whole
-body of a redirect; and it follows redirects from https to http. Here all of that is limited or refused.
+The timeout of `requests` restarts with every byte, so that an occasional byte keeps a request alive. `requests` also
+reads the whole body of a redirect, and follows redirects from https to http. Here all of that is limited or refused.
 """
 
 import io
@@ -47,7 +47,7 @@ class Stalled(Exception):
 
 
 class Forbidden(Exception):
-    """The server redirects to where it is not allowed to."""
+    """The server redirects to an address that is not allowed."""
 
 
 class Reply:
@@ -165,7 +165,7 @@ class _Adapter(HTTPAdapter):
 
 class _Response(HTTPResponse):
     def through(self, wire: "_Wire") -> "_Wire":
-        """Read what follows through ``wire``."""
+        """Read the rest of the response through ``wire``."""
         wire.raw = self.fp.detach()
         self.fp = io.BufferedReader(wire)
         self._wire = wire

@@ -25,7 +25,7 @@ NOTABLE_SHARE = 0.05
 
 
 class Reading(NamedTuple):
-    """Seconds of processor time since some moment in the past."""
+    """Seconds of processor time since an arbitrary moment."""
 
     when: float
     """time.perf_counter()"""
@@ -44,11 +44,11 @@ class CoreUse:
 
     own: float
     others: float
-    """By other processes, as far as they take from what this process may use."""
+    """By other processes, as far as this takes from what this process may use."""
     stolen: float
     """By the host of a virtual machine."""
     cores: float
-    """That this process may use."""
+    """The number that this process may use."""
 
     @classmethod
     def between(cls, first: Reading, last: Reading, cpus: int | None = None, quota: float | None = None) -> CoreUse:
@@ -61,9 +61,9 @@ class CoreUse:
             cpus, quota = len(usable()), cpu_quota()
         granted = min(cpus, quota or cpus)
         own, busy, stolen, group = ((last[at] - first[at]) / seconds for at in (1, 2, 3, 4))
-        # The machine's counter is coarser: for a mostly idle run it may count less than the run's own.
+        # The machine's counter is coarser: for a mostly idle run it may count less than the run's own counter.
         others = max(0.0, group - own, busy - stolen - own - (cpus - granted))
-        # The host takes from all processors alike, and of them only a part is this process's.
+        # The host takes from all processors equally, but this process may use only some of them.
         return cls(own, others, max(0.0, stolen) * granted / cpus, granted)
 
     @property
@@ -78,7 +78,7 @@ class CoreUse:
 
     @property
     def gain(self) -> float:
-        """The most by which work could be faster if it had these cores alone; from 1 to 3.
+        """The maximum factor by which work could be faster if it had these cores to itself; from 1 to 3.
 
         Squared, since threads that share a batch all wait for the one that lost its core.
         """
@@ -114,7 +114,7 @@ class CoreMeter:
         self.look()
 
     def look(self) -> None:
-        """Read the counters; unreadable ones give no reading, because no result may be lost over them."""
+        """Read the counters; unreadable ones give no reading, since an error here must not cost a result."""
         try:
             self._last = reading(children=self._children)
         except Exception:  # noqa: BLE001

@@ -19,7 +19,7 @@ from harness.results.parts import RecordedEngine
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.scenarios.base import Listener, Scenario, ShortTest
 from harness.scheduling.base import Scheduler
-from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.scheduling.overload import Overload, Overloaded, query_limit
 from harness.settings.identity import setting_files
 from harness.settings.run import RunSettings
 from harness.task.base import Benchmark, Choice, find_benchmark
@@ -137,8 +137,8 @@ class Prepared:
 
         overload, ended = None, None
         if self.scenario.paced and test.rate and scheduler is None:
-            queries = most_queries(test.rate, test.seconds, 1)
-            overload = Overload(queries, self.scenario.bound, self.scenario.percentile or 0)
+            limit = query_limit(test.rate, test.seconds, 1)
+            overload = Overload(limit, self.scenario.bound, self.scenario.percentile or 0)
         running = scheduler or self.scenario.scheduler(session.complete)
 
         def progress() -> None:

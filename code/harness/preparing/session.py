@@ -213,8 +213,8 @@ def _short_settings(scenario: Scenario, test: ShortTest) -> lg.TestSettings:
     settings = lg.TestSettings()
     settings.scenario, settings.mode = getattr(lg.TestScenario, scenario.name), _MODES[Mode.PERFORMANCE]
     settings.min_duration_ms, settings.min_query_count = round(test.seconds * 1000), test.queries
-    if test.most is not None:
-        settings.max_query_count = test.most
+    if test.max_queries is not None:
+        settings.max_query_count = test.max_queries
     if test.rate is not None and scenario.paced:
         settings.server_target_qps, settings.server_target_latency_ns = test.rate, round(scenario.bound * 1e9)
     elif test.rate is not None:

@@ -22,7 +22,7 @@ class Inference:
     key: str
     """The key of the source's log that the result is computed from; a number greater than 0."""
     result: Callable[[float], float]
-    """From that number to the target's own result: samples per second, or nanoseconds."""
+    """Converts that number to the target's own result: samples per second, or nanoseconds."""
 
 
 _SAMPLES_PER_QUERY = 8  # of MultiStream
@@ -31,7 +31,7 @@ INFERENCES = (
     Inference("SingleStream", "Offline", "result_qps_without_loadgen_overhead", lambda rate: rate),
     Inference("SingleStream", "MultiStream", "early_stopping_latency_ms", lambda latency: _SAMPLES_PER_QUERY * latency),
 )
-"""The better source of a target first."""
+"""For each target, the better source comes first."""
 
 LOWER_ACCURACY: Mapping[str, str] = {"bert-99.9": "bert-99"}
 """Benchmarks whose results also count for one with a lower accuracy target."""

@@ -32,7 +32,7 @@ class Round:
     layout: str
     """"classic" or "v6" (harness.results.layout)."""
     datacenter: bool
-    """Whether a system of type "datacenter" alone has scenarios in these benchmarks."""
+    """Whether these benchmarks have scenarios for a system of type "datacenter" alone."""
 
     def required(self, benchmark: str, system_type: str) -> frozenset[str]:
         """The scenarios that the closed division requires for a benchmark; empty if it has none for such a system."""

@@ -25,8 +25,8 @@ def overloaded(load: Load, ended: Overloaded, lower: float | None, cores: CoreUs
     scenario = load.scenario
     why = (
         f"the latency bound was missed at {load.rate:.6g} queries/s, and the test was ended after {ended.seconds:.1f} "
-        f"s, since it could no longer be VALID: {ended.late:,} of at most {ended.most:,} queries were late, more than "
-        f"{100 - (scenario.percentile or 0)} %; {ended.reached:.4g} queries/s were completed; "
+        f"s, since it could no longer be VALID: {ended.late:,} of at most {ended.max_queries:,} queries were late, "
+        f"more than {100 - (scenario.percentile or 0)} %; {ended.reached:.4g} queries/s were completed; "
     )
     if lower is None:
         if cores and cores.disturbed:

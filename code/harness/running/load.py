@@ -1,7 +1,7 @@
-"""What LoadGen will generate for a performance test, known before it starts: how many queries, and who asked for them.
+"""The number of queries that LoadGen will generate for a performance test, and the settings that decide it.
 
 LoadGen generates all queries of a test before it issues the first one (loadgen.cc, GenerateQueries). A rate, a duration
-or a number of queries that is too large by some zeros would fill the memory, or make a test of years.
+or a number of queries that is too large by a few zeros would fill the memory, or make a test that takes years.
 """
 
 import math
@@ -16,9 +16,9 @@ from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Scenario
 from harness.settings.run import RunSettings
 
 _MAX_SECONDS = 4e9  # LoadGen counts in 64-bit nanoseconds, and doubles the duration
-_TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes so many times what was asked for
+_TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes this many times as long as requested
 _MIN_SHARE_OF_QUERIES = 0.8  # of those expected: random arrivals may bring fewer
-_LONG_TEST_FACTOR = 3  # a test that takes so many times what was asked for is worth a warning
+_LONG_TEST_FACTOR = 3  # a test that takes this many times as long as requested gets a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Load:
     """The minimum number of queries; of samples in a scenario that has one query."""
     min_queries_line: ConfEntry | None
     per_second: float | None = None
-    """The queries per second that are expected of the test, or samples if it has one query; None if unknown."""
+    """The expected queries per second, or samples per second if the test has one query; None if unknown."""
     limited: bool = False
     """Whether the user sets the length of the test, which is then not extended."""
     official: bool = False
@@ -105,16 +105,16 @@ class Load:
 
     @property
     def length(self) -> str | None:
-        """What the user should know about the duration that early stopping demands; None if nothing."""
+        """A note on the duration that early stopping requires; None if the user need not know."""
         scenario, percentile, rate = self.scenario, self.scenario.percentile, self.per_second
         if percentile is None or rate is None:
             return None
-        fewest = needed_queries(percentile, 0 if scenario.paced else 1)
-        if max(self.min_queries, rate * self.seconds) >= fewest:
+        needed = needed_queries(percentile, 0 if scenario.paced else 1)
+        if max(self.min_queries, rate * self.seconds) >= needed:
             return None if self.min_queries_line else self._prolonged(percentile, rate)
         return (
-            f"LoadGen needs at least {fewest:,} queries to be sure of the {percentile}th percentile, about "
-            f"{_whole_seconds(fewest / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
+            f"LoadGen needs at least {needed:,} queries to be sure of the {percentile}th percentile, about "
+            f"{_whole_seconds(needed / rate)} at {rate:.3g} queries/s: a test of {span(self.seconds)} will be INVALID"
         )
 
     def _prolonged(self, percentile: int, rate: float) -> str | None:
@@ -122,7 +122,7 @@ class Load:
             return None
         enough, late = self.scenario.enough(rate, math.inf if self.official else MAX_DEVELOPMENT_SECONDS)
         allowed = f" with up to {late} of them late" if self.scenario.paced else ""
-        # The round may demand more than early stopping does.
+        # The round may require more than early stopping does.
         why = (
             f"LoadGen issues at least {self.min_queries:,} queries"
             if self.min_queries > enough
@@ -157,10 +157,10 @@ class Load:
                 )
 
     def look(self, total: float, warned: bool) -> str | None:
-        """What to warn of when a test will take ``total`` seconds; None if nothing, or if it was ``warned`` of.
+        """A warning about a test that will take ``total`` seconds; None if not needed, or if already ``warned``.
 
         Raises:
-            ConfigError: the rate in user.conf makes it last far longer than was asked for.
+            ConfigError: the rate in user.conf makes it last far longer than requested.
         """
         by_rate = self._by_rate(self.seconds)
         needed = max(self.seconds, total * self.min_queries / max(self.queries, 1))
@@ -169,7 +169,7 @@ class Load:
                 f"the test would take {span(total)} instead of {span(self.seconds)}: {self._rate()}, but the system "
                 f"reaches about {by_rate / total:.3g} {self.scenario.score_unit}; {self._delete(self.rate_line)}."
             )
-        # Only where all samples are in one query does the rate decide how long the test is.
+        # The rate decides the length of the test only if all samples are in one query.
         cause = self.rate_line if self.scenario.one_query and self.min_queries < by_rate else self.min_queries_line
         if warned or cause is None or total <= _LONG_TEST_FACTOR * self.seconds:
             return None

@@ -1,4 +1,4 @@
-"""What each node did in a test, for the record and the progress."""
+"""Each node's part in a test, for the record and the progress."""
 
 from collections.abc import Sequence
 

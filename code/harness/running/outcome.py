@@ -59,7 +59,7 @@ class Outcome:
     samples: int
     """Number of samples in the data set that was used."""
     samples_sha256: str | None
-    """Over the files of the samples; None if each is in the data set's own file."""
+    """Over the files of the samples; None if the data set's own file contains them."""
     identity: Identity
     engine: RecordedEngine
     conversion: Conversion | None
@@ -75,13 +75,13 @@ class Outcome:
     agreement: Agreement | None
     valid: bool
     reasons: tuple[str, ...]
-    """Why it is not valid."""
+    """The reasons why it is not valid."""
     ended: str
     """When the test ended, in ISO 8601."""
     reference: Mapping[str, str] | None = None
     """For a compliance test: sha256 of the logs that it was compared with."""
     choices: tuple[Choice, ...] = ()
-    """What changes the score, and who chose it."""
+    """The choices that change the score, and who made them."""
     doubts: tuple[str, ...] = ()
     """Signs that one of these choices is wrong."""
     cores: CoreUse | None = None
@@ -200,7 +200,7 @@ class Outcome:
         elif self.settings.shown == "table":
             table = self._table()
             console.print_table(table)
-            # Not in the table, which would fold a long path on a terminal: it could not be copied then.
+            # Not in the table: a terminal would fold a long path, which could then not be copied.
             label = max(len(str(cell)) for cell in table.columns[0].cells)
             console.out.print(f"{'logs':{label}}  {shown(logs)}", soft_wrap=True)
 

@@ -141,7 +141,7 @@ class Places:
 def write_json(path: Path, value: object) -> None:
     """Write a record as JSON that people can read."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    # What Python uses for bytes that are not UTF-8 becomes JSON's escape.
+    # Python's surrogates, which stand for bytes that are not UTF-8, become JSON escapes.
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -1,10 +1,10 @@
-"""`harness run --profile`: the time that each operator takes, in a short pass of its own.
+"""`harness run --profile`: the time that each operator takes, measured in a short separate pass.
 
-The pass comes after the test, once its result is stored, so it cannot change the number. It runs on a second copy of
-the model: engines only record from the start, and recording slows them down. That copy has one stream with the threads
-of a stream of the test, alone on the machine: without the others, operators that wait for memory take a smaller share
-than in the test. Its batches have the shapes of batches of the test, chosen evenly from all that ran, and hold samples
-of the data set of about the same length. Each runs once as a warm-up and once recorded.
+The pass comes after the test, once its result is stored, so it cannot change the result. It runs on a second copy of
+the model: engines only record from the start, and recording slows them down. That copy has one stream, with as many
+threads as a stream of the test, and runs alone: without other streams, operators that wait for memory take a smaller
+share than in the test. Its batches have the shapes of the test's batches, chosen evenly from all that ran, and hold
+samples of the data set of about the same length. Each runs once as a warm-up and once recorded.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from harness.scheduling.cost import full_batch
 from harness.settings.run import RunSettings
 from harness.task.shape import Shape
 
-_SECONDS, _FEWEST, _MOST = 5.0, 4, 16  # seconds that the batches took in the test; their minimum and maximum number
-_NODES, _SHOWN = 10, 5  # nodes in the file; operators on the terminal
+_BATCH_SECONDS, _MIN_BATCHES, _MAX_BATCHES = 5.0, 4, 16  # seconds that the batches took in the test
+_SAVED_NODES, _SHOWN_OPERATORS = 10, 5  # nodes in the file; operators on the terminal
 
 
 def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | None, folder: Path, beat: Beat) -> None:
@@ -42,7 +42,7 @@ def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | Non
     """
     try:
         with console.working("profiling the operators"), native_output_dropped(not console.output().verbose):
-            shapes = recorder.sample_shapes(_SECONDS, _FEWEST, _MOST) if recorder else []
+            shapes = recorder.sample_shapes(_BATCH_SECONDS, _MIN_BATCHES, _MAX_BATCHES) if recorder else []
             if not shapes:
                 raise RunFailed("no batch of the test was recorded.")
             profile = _profile(settings, ready, shapes, beat)
@@ -51,7 +51,7 @@ def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | Non
         console.warn(f"no profile was made: {(str(error) or type(error).__name__).rstrip('.')}; the result is kept.")
         return
     if settings.shown == "table":
-        console.print_table(_table(profile.operators[:_SHOWN]))
+        console.print_table(_table(profile.operators[:_SHOWN_OPERATORS]))
     console.note(f"profile: {profile.about}; written to {shown(folder / PROFILE)}")
 
 
@@ -120,7 +120,7 @@ def summary(times: Times, engine: str, threads: int, streams: int, shapes: Seque
         ms = round(spent.seconds * 1000, 4)
         return OperatorTime(operator=operator, ms=ms, share=round(share, 5), calls=spent.calls)
 
-    nodes = sorted(times.items(), key=lambda item: -item[1].seconds)[:_NODES]
+    nodes = sorted(times.items(), key=lambda item: -item[1].seconds)[:_SAVED_NODES]
     return Profile(
         engine=engine,
         threads=threads,

@@ -1,4 +1,4 @@
-"""What the progress of a test shows: how much is done, how fast, how late, and how long it still takes."""
+"""The progress of a test as it is shown: how much is done, the rate, the latency, and the time left."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from harness.running.load import Load
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters
 
-_RATE_AFTER = 0.5  # seconds until a rate says anything
+_RATE_AFTER = 0.5  # seconds until a rate is meaningful
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ProgressText:
         measured = queries / elapsed if elapsed >= _RATE_AFTER else 0.0
         # Server's queries come at LoadGen's rate; those of a stream as fast as they are answered.
         rate = load.rate if scenario.paced and load.rate else measured or load.per_second or 0.0
-        # By the queries still to come: random arrivals may be ahead of their rate, or behind it.
+        # Count the queries still to come: random arrivals may be ahead of their rate, or behind it.
         come = counters.issued if scenario.paced else counters.completed
         missing = max(load.min_queries - come // (scenario.samples_per_query or 1), 0)
         needed = missing / rate if rate else 0.0

@@ -93,8 +93,8 @@ class Recorder:
         except Exception:  # noqa: BLE001  not every system reports it; the test goes on
             return
 
-    def sample_shapes(self, seconds: float, fewest: int, most: int) -> list[Shape]:
-        """The shapes of about as many batches as took ``seconds``, but at least ``fewest`` and at most ``most``.
+    def sample_shapes(self, seconds: float, minimum: int, maximum: int) -> list[Shape]:
+        """The shapes of about as many batches as took ``seconds``, but at least ``minimum`` and at most ``maximum``.
 
         They are chosen evenly from all recorded batches, in the order in which they ended.
         """
@@ -102,7 +102,7 @@ class Recorder:
         if not len(batches):
             return []
         mean = float((batches["end"] - batches["start"]).mean())
-        count = min(len(batches), max(fewest, min(most, int(seconds / max(mean, 1e-9)))))
+        count = min(len(batches), max(minimum, min(maximum, int(seconds / max(mean, 1e-9)))))
         chosen = ((np.arange(count) + 0.5) * len(batches) / count).astype(np.int64)
         return [Shape(int(batches["rows"][at]), int(batches["length"][at])) for at in chosen]
 
@@ -172,7 +172,7 @@ class LatencyCounts:
     """Counts latencies by size while a test runs; written by one thread at a time, read by any."""
 
     _STEP = math.log(1.02)
-    _LEAST = 1e-6  # seconds
+    _MIN_SECONDS = 1e-6
 
     def __init__(self) -> None:
         self._counts = [0] * 1400  # up to 18 minutes
@@ -188,7 +188,7 @@ class LatencyCounts:
 
     def _count(self) -> None:
         if self._arrival >= 0:
-            at = int(math.log(max(self._latency / self._LEAST, 1)) / self._STEP)
+            at = int(math.log(max(self._latency / self._MIN_SECONDS, 1)) / self._STEP)
             self._counts[min(at, len(self._counts) - 1)] += 1
 
     def quantile(self, share: float) -> float | None:
@@ -196,7 +196,7 @@ class LatencyCounts:
         upto = np.cumsum(self._counts)
         if not upto[-1]:
             return None
-        return self._LEAST * math.exp((int(np.searchsorted(upto, share * upto[-1])) + 0.5) * self._STEP)
+        return self._MIN_SECONDS * math.exp((int(np.searchsorted(upto, share * upto[-1])) + 0.5) * self._STEP)
 
 
 class Queries(NamedTuple):

@@ -1,4 +1,4 @@
-"""One test from its settings to its result: prepare, let LoadGen test, read its logs, store and show the outcome."""
+"""One test from its settings to its result: prepare, run LoadGen, read its logs, store and show the outcome."""
 
 import tempfile
 import time
@@ -46,7 +46,7 @@ from harness.running.sizing import checked, effective_conf, overridden, sized
 from harness.running.watch import Watch, WatchedTest
 from harness.scenarios.base import Metric
 from harness.scheduling.base import Counters
-from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.scheduling.overload import Overload, Overloaded, query_limit
 from harness.settings.identity import code_digest, identity
 from harness.settings.run import RunSettings
 from harness.settings.runfile import RUNFILE, written
@@ -131,6 +131,7 @@ class _MeasuredTest:
     cores: CoreUse | None
     energy: Energy | None
     nodes: tuple[RecordedNode, ...] = ()
+    """Each node's part in the test."""
 
 
 def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
@@ -171,7 +172,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
 
 
 def _is_worth_another(planned: _Planned, outcome: Outcome) -> bool:
-    """Whether an INVALID test should be repeated: the harness chose rate and length, and erred.
+    """Whether an INVALID test should be repeated, because the harness chose its rate and length, and the rate failed.
 
     A busy moment of the machine makes more queries late than early stopping allows, at rates far below its best.
     """
@@ -202,7 +203,7 @@ def _plan(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> _Plann
     for warning in filter(None, (*overridden(settings, conf), crowded)):
         console.warn(warning)
     checked(settings, conf, None)
-    code_digest()  # kept for the record: that of the code which runs, even if its files change meanwhile
+    code_digest()  # cached for the record: that of the running code, even if its files change meanwhile
     with native_output_dropped(not console.output().verbose):
         ready = get_ready(settings, Preparation(heartbeat.beat, shared=shared_with_result(settings)))
     load, estimated = sized(settings, conf, ready)
@@ -295,8 +296,8 @@ def _overload(planned: _Planned, effective: "TestSettings") -> Overload | None:
     scenario = planned.ready.scenario
     if not scenario.paced or planned.settings.accuracy or scenario.percentile is None:
         return None
-    most = most_queries(effective.server_target_qps, effective.min_duration_ms / 1000, effective.min_query_count)
-    return Overload(most, scenario.bound, scenario.percentile)
+    limit = query_limit(effective.server_target_qps, effective.min_duration_ms / 1000, effective.min_query_count)
+    return Overload(limit, scenario.bound, scenario.percentile)
 
 
 def _read(planned: _Planned, measured: _MeasuredTest, timing: Timing) -> Outcome:
@@ -305,7 +306,7 @@ def _read(planned: _Planned, measured: _MeasuredTest, timing: Timing) -> Outcome
     detail = read_detail(staging, settings.mode)
     if not settings.accuracy:
         timing.check(detail.elapsed)
-    check_unchanged(ready.inputs)  # before scoring, which could only say that the log does not fit
+    check_unchanged(ready.inputs)  # before scoring, which would only report that the log does not match
     accuracy = _score(planned) if settings.accuracy else None
     if not settings.accuracy and not (settings.compliance and settings.compliance.accuracy):
         (staging / ACCURACY).unlink(missing_ok=True)

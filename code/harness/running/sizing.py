@@ -11,14 +11,14 @@ from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.run import RunSettings
 
 _RETEST_FACTOR = 0.6  # for a second test after one that missed the bound
-_LARGE_QUERY_SAMPLES = 200_000  # for an Offline query of more samples, a measurement of some seconds first is worth it
+_LARGE_QUERY_SAMPLES = 200_000  # an Offline query of more samples is worth a measurement of some seconds first
 
 
 def sized(settings: RunSettings, conf: UserConf, ready: Prepared) -> tuple[Load, float | None]:
     """The load of the test, and the measured value of the scenario's key; None if user.conf sets it or none is needed.
 
     Raises:
-        ConfigError: the test would not fit the memory, or would last far longer than was asked for.
+        ConfigError: the test would not fit in memory, or would last far longer than requested.
     """
     load = Load.of(settings, conf, type(ready.scenario), None)
     estimated = _estimate(settings, load, ready)
@@ -89,7 +89,7 @@ def checked(settings: RunSettings, conf: UserConf, estimated: Estimate | None) -
 
 
 def _check_query_size(load: Load, ready: Prepared) -> None:
-    """Refuse an Offline query that would take days before minutes are spent on planning it.
+    """Refuse an Offline query that would take days, before spending minutes on planning it.
 
     Raises:
         ConfigError: the rate in user.conf makes it so large.

@@ -1,4 +1,4 @@
-"""Watches a test while LoadGen runs it: heartbeats, the progress bar, and tests that cannot end well."""
+"""Watches a test while LoadGen runs it: heartbeats, the progress bar, and early ends."""
 
 import time
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ class Watch:
 
         Raises:
             Overloaded: the test can no longer be VALID.
-            ConfigError: it would take far longer than was asked for.
+            ConfigError: it would take far longer than requested.
         """
         if self._scheduler.counters.issued:
             self._meter.look()

@@ -60,17 +60,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ShortTest:
-    """What a short test asks of LoadGen; its defaults hold for what is None."""
+    """LoadGen's settings for a short test; None keeps LoadGen's default."""
 
     rate: float | None = None
-    """Queries/s that arrive in Server; the samples/s that are expected in Offline."""
+    """Arrival rate in queries/s in Server; expected samples/s in Offline."""
     latency: float | None = None
-    """Milliseconds that are expected of a query in SingleStream and MultiStream."""
+    """Expected milliseconds per query in SingleStream and MultiStream."""
     seconds: float = 0.0
     """Minimum duration."""
     queries: int = 1
     """Minimum number of queries; in Offline, of samples."""
-    most: int | None = None
+    max_queries: int | None = None
     """Maximum number of queries."""
 
 
@@ -252,7 +252,7 @@ class Scenario(ABC):
         return 0.0
 
     def pace(self, indices: Integers, found: Estimate) -> float:
-        """This machine's rate, for dividing work among several; by default cost units/s, by its estimate ``found``."""
+        """This machine's rate, for dividing work among several; by default in cost units/s, from ``found``."""
         return found.per_second * float(self.sut.qsl.cost(indices).mean())
 
     @abstractmethod
@@ -287,10 +287,10 @@ class Scenario(ABC):
         streams = None if why is None else StreamChoice(self.sut.engine.streams, why)
         return BatchFacts(self.shapes, streams, self.choice)
 
-    def _budget(self, most: int | None = None) -> CompileBudget:
-        """How many shapes to compile, of at most ``most`` possible ones."""
+    def _budget(self, max_shapes: int | None = None) -> CompileBudget:
+        """The budget of shapes to compile: at most ``max_shapes``, and at most the engine's own limit."""
         engine = self.sut.engine
-        count = engine.shape_budget if most is None else min(most, engine.shape_budget)
+        count = engine.shape_budget if max_shapes is None else min(max_shapes, engine.shape_budget)
         return CompileBudget(count, math.inf if engine.exact_shapes else self.warm_up.compile_seconds)
 
     def _compile(self, shape: Shape, listener: Listener, budget: CompileBudget) -> None:

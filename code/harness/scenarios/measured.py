@@ -46,9 +46,9 @@ class MeasuredScenario(Scenario):
         """Run each shape several times on all streams, and record the times."""
         fixed, budget = self.sut.engine.fixed_shapes, self._budget()
         fits: Callable[[Shape], bool] = lambda shape: True  # noqa: E731
-        most = budget.shapes if fixed else _SHAPES_WITHOUT_COMPILING
+        count = budget.shapes if fixed else _SHAPES_WITHOUT_COMPILING
         few: list[Shape] = []
-        if most > 2:
+        if count > 2:
             few = probes(self.sut, self.costs, self._largest)
             few = few if self.limit is not None else few[-1:]  # the largest shape is always measured
             for shape in few if fixed else ():
@@ -57,8 +57,8 @@ class MeasuredScenario(Scenario):
             probed = _medians(measure_shapes(self.sut, few, indices, listener.ran))
             fits = fitting(probed, self.limit, _MAX_COST_OF_ANOTHER_SAMPLE if fixed else float("inf"))
         if fixed:
-            most = budget.shapes  # known better now: the probes were compiled
-        shapes = shapes_to_measure(self.sut, self.costs, most, self._largest, fits)
+            count = budget.shapes  # more accurate now that the probes are compiled
+        shapes = shapes_to_measure(self.sut, self.costs, count, self._largest, fits)
         for shape in shapes if fixed else ():
             if shape not in few:
                 self._compile(shape, listener, budget)

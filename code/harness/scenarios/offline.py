@@ -74,7 +74,7 @@ class Offline(Scenario):
         for shape in self._to_warm_up(sorted(batches, key=lambda shape: -shape.length)):
             samples = indices[batches[shape].positions]
             self._took[shape] = first[shape] = self._once(samples, shape, listener)
-            if first[shape] < _QUICK:  # the first run may be slow, and others may slow any
+            if first[shape] < _QUICK:  # the first run may be slow, and other processes may slow any
                 again = (self._once(samples, shape, listener) for _ in range(2))
                 self._took[shape] = min(first[shape], *again)
         return max(first.values())
@@ -140,11 +140,11 @@ class Offline(Scenario):
         return True
 
     def estimate(self, indices: Integers, seconds: float, listener: Listener) -> Estimate:
-        """Samples/s of a query as large as the test's, plus a margin for the speed that the machine may yet reach."""
-        minimum, usual, most = _MEASURING_SECONDS
+        """Samples/s of a query as large as the test's, plus a margin for the speed that the machine may still reach."""
+        minimum, usual, maximum = _MEASURING_SECONDS
         long = seconds >= MIN_DURATION_MS / 1000
         with CoreMeter() as meter:
-            rate = self._rate(indices, seconds, most if long else min(usual, max(minimum, seconds / 2)), listener)
+            rate = self._rate(indices, seconds, maximum if long else min(usual, max(minimum, seconds / 2)), listener)
         use = meter.use
         margin = margin_for(rate.fastest / rate.mean, use.gain if use else 1.0, long=long)
         remark = ""
@@ -164,7 +164,7 @@ class Offline(Scenario):
     def trial(self, indices: Integers, seconds: float, test: RunShortTest, listener: Listener) -> Trial:
         """Samples/s of an official run's query."""
         rate = self._rate(indices, MIN_DURATION_MS / 1000, seconds, listener)
-        # Short runs use the value too. It is saved, so the present load by others must not make it larger.
+        # Short runs also use the value. It is saved, so the present load of other processes must not raise it.
         return Trial(rate.mean, rate.mean * margin_for(rate.fastest / rate.mean, 1.0, long=False))
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:

@@ -67,7 +67,7 @@ class Server(MeasuredScenario):
         """
 
         def fits(late: int) -> bool:
-            seconds = min(longest, next(seconds for most, seconds in reversed(_LATE_QUERIES) if late <= most))
+            seconds = min(longest, next(seconds for count, seconds in reversed(_LATE_QUERIES) if late <= count))
             return needed_queries(cls.percentile, late) <= seconds * per_second
 
         late = max(filter(fits, range(_LATE_QUERIES[0][0] + 1)), default=0)
@@ -111,7 +111,7 @@ class Server(MeasuredScenario):
         return self._piloted(found, indices, seconds, listener) if peak and self.warm_up.pilots else found
 
     def fastest(self, indices: Integers, listener: Listener) -> Estimate:
-        """What all streams answer in their best batches: the latencies of an accuracy run do not count."""
+        """The rate of all streams with their best batches: the latencies of an accuracy run do not count."""
         cost = int(np.mean(self.sut.qsl.cost(indices)))
         alone = (self.table.seconds(count, cost) / count for count in range(1, self.table.max_batch + 1))
         rate = min(self.sut.engine.parallel / min(alone), _MAX_RATE)
@@ -165,7 +165,7 @@ class Server(MeasuredScenario):
         return replace(found, value=rate, how=found.how + words, per_second=rate, remark=remark)
 
     def lower(self, indices: Integers, reached: float) -> float | None:
-        """The rate where `estimate` begins, by the peak or by what was ``reached`` if lower; None without a peak."""
+        """The first rate of `estimate`, from the peak, or from ``reached`` if that is lower; None without a peak."""
         peak = self.peak(indices)
         return _SHARE_OF_SIMULATED_PEAK * min(peak, reached or peak) if peak else None
 
@@ -183,7 +183,7 @@ class Server(MeasuredScenario):
             return self.meets_bound(test(ShortTest(rate=rate, seconds=seconds)))
 
         guess = self._cautious(indices, self.peak(indices)).value
-        rate = highest_passing(holds, guess, _PRECISION, most=_TESTS, retest=True)
+        rate = highest_passing(holds, guess, _PRECISION, max_tests=_TESTS, retest=True)
         return Trial(rate, rate)
 
     def scheduler(self, complete: Complete, observer: Observer | None = None) -> Scheduler:
@@ -203,5 +203,5 @@ class Server(MeasuredScenario):
 
 def _pilot_queries(rate: float, seconds: float) -> int:
     """The queries of a pilot at ``rate`` per second, which is no longer than a test of ``seconds``."""
-    minimum, most = _PILOT_SECONDS
-    return round(rate * min(most, max(minimum, _PILOT_QUERIES[0] / rate), seconds))
+    minimum, maximum = _PILOT_SECONDS
+    return round(rate * min(maximum, max(minimum, _PILOT_QUERIES[0] / rate), seconds))

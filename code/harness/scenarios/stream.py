@@ -15,7 +15,7 @@ from harness.scheduling.base import Complete, Observer
 from harness.scheduling.stream import StreamScheduler
 from harness.task.shape import Integers
 
-_QUERIES, _MOST_QUERIES = 16, 1000  # minimum and maximum, answered for an estimate
+_QUERIES, _MAX_QUERIES = 16, 1000  # minimum and maximum, answered for an estimate
 _MEASURING_SECONDS = 0.1  # enough to measure a latency
 _MIN_QUERIES = 32  # of a trial, however slow they are
 MARGIN = 0.7
@@ -61,7 +61,7 @@ class _StreamScenario(MeasuredScenario):
         """Samples/s if each query took the latency of the percentile."""
         expected = self._latency(indices, listener)
         queries = max(_MIN_QUERIES, int(1000 * seconds / expected))
-        detail = test(ShortTest(latency=expected * MARGIN, queries=queries, most=queries))
+        detail = test(ShortTest(latency=expected * MARGIN, queries=queries, max_queries=queries))
         return Trial(
             1000 * self.samples_per_query / detail.latencies[f"{self.percentile}.00"],
             self.correction(detail) or expected,
@@ -72,7 +72,7 @@ class _StreamScenario(MeasuredScenario):
         scheduler = self.scheduler(lambda ids, responses: listener.ran())
         rng = np.random.default_rng(0)
         took: list[float] = []
-        while len(took) < _QUERIES or (sum(took) < _MEASURING_SECONDS and len(took) < _MOST_QUERIES):
+        while len(took) < _QUERIES or (sum(took) < _MEASURING_SECONDS and len(took) < _MAX_QUERIES):
             query = rng.choice(indices, self.samples_per_query).tolist()
             start = time.perf_counter()
             scheduler.issue(list(range(self.samples_per_query)), query)

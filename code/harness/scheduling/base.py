@@ -39,7 +39,7 @@ class Counters:
     planned_seconds: float = 0.0
     """Total seconds of all batches of the issued samples, as measured before the test; 0 if unknown."""
     done_seconds: float = 0.0
-    """The part of that which is expected for the completed batches."""
+    """The part of ``planned_seconds`` that is expected for the completed batches."""
     busy_seconds: float = 0.0
     """Seconds that the completed batches took."""
     running: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Scheduler(ABC):
         self.failure: BaseException | None = None
         self.failed = threading.Event()
         self.on_failure: Callable[[BaseException], None] = lambda error: None
-        """Called once, on any thread, with what `failure` then holds."""
+        """Called once, on any thread, with the error that `failure` then holds."""
         self._given_up = False
         self._complete = complete
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Which lengths to compile, and when to stop: each takes seconds to a minute, and saves less padding than the last."""
+"""Which lengths to compile, and when to stop: each takes seconds to a minute, and saves less than the previous one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MIN_SHAPES = 4  # shapes, however slow to compile: they leave 16 % padding on S
 class CompileBudget:
     """The number of shapes to compile, from the time that the compiled ones took."""
 
-    def __init__(self, most: int, seconds: float = math.inf) -> None:
-        """At most ``most`` shapes, and about as many as compile in ``seconds``, but not fewer than four."""
-        self._most, self._seconds = most, seconds
+    def __init__(self, max_shapes: int, seconds: float = math.inf) -> None:
+        """At most ``max_shapes`` shapes, and about as many as compile in ``seconds``, but not fewer than four."""
+        self._max_shapes, self._seconds = max_shapes, seconds
         self._took: list[float] = []
 
     def took(self, seconds: float) -> None:
@@ -38,9 +38,10 @@ class CompileBudget:
 
     @property
     def shapes(self) -> int:
-        """The number of shapes to compile, those that are compiled included."""
-        affordable = self._most if self.mean * self._most <= self._seconds else int(self._seconds / self.mean)
-        return min(self._most, max(_MIN_SHAPES, affordable))
+        """The number of shapes to compile, including those already compiled."""
+        limit = self._max_shapes
+        affordable = limit if self.mean * limit <= self._seconds else int(self._seconds / self.mean)
+        return min(limit, max(_MIN_SHAPES, affordable))
 
 
 def next_length(costs: Integers, compiled: list[int], count: int) -> int | None:

@@ -153,10 +153,10 @@ def full_batch(sut: SUT, shape: Shape, indices: Integers) -> Integers:
 
 
 def stream_seconds(began: Floats, ended: Floats, parallel: int) -> Floats:
-    """float64 (n,): how long each batch kept a stream busy; ``began`` and ``ended`` are when it was with the engine.
+    """float64 (n,): how long each batch kept a stream busy; from ``began`` until ``ended`` it was with the engine.
 
     While the engine has more batches than it computes at once (`Engine.parallel`), some only wait, so each counts for
-    its share of the streams. The sum is right whichever of them waited, unless a stream was idle meanwhile.
+    its share of the streams. The sum is correct no matter which of them waited, unless a stream was idle meanwhile.
     """
     order = np.argsort(np.concatenate([began, ended]), kind="stable")
     times = np.concatenate([began, ended])[order]

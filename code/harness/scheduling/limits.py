@@ -98,10 +98,10 @@ def choose_limits(
 ) -> LimitChoice:
     """The smallest of the ``tried`` limits (smallest first) that is as fast as the best, within the noise.
 
-    All streams run batches of these ``lengths`` at once, as throughput under full load counts; the limits take turns,
-    so that other load on the machine does not affect only some of them. If there is no time for a comparison,
-    ``own`` remains; if it ends while larger is still faster, the next size is taken. ``indices`` are loaded
-    samples. ``on_batch()`` is called after each batch, on the stream's thread.
+    All streams run batches of these ``lengths`` at once, since throughput under full load counts; the limits take
+    turns, so that other load on the machine does not affect only some of them. If there is no time for a comparison,
+    ``own`` remains; if time runs out while larger batches are still faster, the next size is chosen. ``indices`` are
+    loaded samples. ``on_batch()`` is called after each batch, on the stream's thread.
     """
     start = clock()
     bench = _Bench(sut, indices, on_batch, clock)
@@ -140,7 +140,7 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
     quick: list[Limits] = []
     for limits, each in shapes.items():
         for shape in each:
-            # Smaller batches predict a slow one; the margin is because the first of all may have been slow.
+            # Smaller batches predict a slow one; the margin allows for a slow very first batch.
             expected = min((s * shape.batch / b.batch for b, s in ran.items() if b.length == shape.length), default=0)
             if quick and expected > 1.25 * _SLOW_BATCH_SECONDS:
                 return quick
@@ -153,7 +153,7 @@ def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limi
 
 
 def _hopeful(cost: Mapping[Limits, Sequence[float]], left: Sequence[Limits]) -> list[Limits]:
-    """Those of the limits that are not far behind the best, by more for fewer laps."""
+    """The limits that are not far behind the best; after fewer laps, they may be further behind."""
     best = min(_undisturbed(cost[limits]) for limits in left)
     behind = _HOPELESS_RATIOS[min(len(cost[left[0]]), len(_HOPELESS_RATIOS)) - 1]
     return [limits for limits in left if _undisturbed(cost[limits]) <= behind * best]
@@ -182,7 +182,7 @@ class _Bench:
         self._sut, self._indices, self._on_batch, self._clock = sut, indices, on_batch, clock
 
     def once(self, shape: Shape) -> float:
-        """Seconds for which a batch keeps a stream busy, in the mean."""
+        """Mean seconds for which a batch keeps a stream busy."""
         return float(self._run(shape, 0.0).mean())
 
     def seconds_per_unit(self, shape: Shape) -> float:

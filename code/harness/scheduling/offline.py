@@ -18,7 +18,7 @@ from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
 
 _MIN_BATCHES_OF_QUARTER = 8  # with fewer, their lengths decide which quarter is the fastest
-_MIN_SHARE_OF_KNOWN_SHAPES = 0.25  # of the work must be in batches of shapes that had come before
+_MIN_SHARE_OF_KNOWN_SHAPES = 0.25  # of the work must be in batches of shapes that had run before
 
 
 class OfflineScheduler(StreamThreads):
@@ -89,10 +89,10 @@ def measure_rate(
 
     As many batches run at once as in the test. The mean pace of the batches that fit into ``seconds`` is used for all
     batches. The first batch of each shape is left out if enough others remain: OpenVINO compiles a shape when it first
-    comes, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the stream's thread.
+    runs, which doubles the time of that batch. ``on_batch()`` is called after each batch, on the stream's thread.
     """
     batches = planner.plan(sut.qsl.cost(indices))
-    # Every prefix of this order covers the plan evenly, whenever the time is up.
+    # Every prefix of this order covers the plan evenly, no matter when the time is up.
     order = _spread(len(batches))
     done = 0
     lock = threading.Lock()
@@ -148,7 +148,7 @@ class _MeasuredBatch(NamedTuple):
 
 
 def _counted(ran: Sequence[_MeasuredBatch]) -> Sequence[_MeasuredBatch]:
-    """Batches whose shapes had come before, or all if those are too few."""
+    """Batches whose shapes had run before, or all if those are too few."""
     repeated = [each for each in ran if not each.first]
     enough = sum(each.cost for each in repeated) >= _MIN_SHARE_OF_KNOWN_SHAPES * sum(each.cost for each in ran)
     return repeated if enough else ran

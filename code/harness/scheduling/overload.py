@@ -1,8 +1,8 @@
 """Detects, while a paced test runs, that LoadGen can no longer call it VALID.
 
-Everything here errs on the side of the test: a query counts as late only if LoadGen must find it late too, and the
-number of queries is the largest that the schedule can hold. LoadGen starts a query's latency when the query is due,
-which is never after it arrives here, and ends it inside `QuerySamplesComplete`, which is called after it is counted.
+Any error is in the test's favour: a query counts as late only if it must also be late for LoadGen, and the number of
+queries is the largest that the schedule can hold. LoadGen starts a query's latency when the query is due, which is
+never after it arrives here, and ends it inside `QuerySamplesComplete`, which is called after the query is counted.
 """
 
 import math
@@ -14,17 +14,17 @@ from harness.errors import RunFailed
 from harness.scheduling.base import Counters
 
 LONGEST_GAP = 30
-"""Times the mean gap between the queries of a paced test: a longer gap occurs once in 1e13 queries."""
+"""A gap between queries of a paced test longer than this many mean gaps occurs once in 1e13 queries."""
 _PATIENCE_SECONDS = 5.0  # before a test is ended: short tests get LoadGen's own verdict, longer ones a steady rate
 
 
 class Overloaded(RunFailed):
     """The test was ended because it could no longer be VALID."""
 
-    def __init__(self, late: int, most: int, completed: int, seconds: float) -> None:
-        """``late`` of at most ``most`` queries are late after ``seconds``, in which ``completed`` were answered."""
-        super().__init__(f"{late:,} of at most {most:,} queries are late after {seconds:.1f} s.")
-        self.late, self.most, self.seconds = late, most, seconds
+    def __init__(self, late: int, max_queries: int, completed: int, seconds: float) -> None:
+        """``late`` of at most ``max_queries`` are late after ``seconds``; ``completed`` were answered by then."""
+        super().__init__(f"{late:,} of at most {max_queries:,} queries are late after {seconds:.1f} s.")
+        self.late, self.max_queries, self.seconds = late, max_queries, seconds
         self.moved = 0.0
         """Seconds by which the realtime clock, which paces LoadGen, was moved during the test."""
         self.reached = completed / seconds
@@ -36,21 +36,21 @@ class Overload:
 
     def __init__(
         self,
-        most: int,
+        max_queries: int,
         bound: float,
         percentile: int,
         patience: float = _PATIENCE_SECONDS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """At most ``most`` queries can arrive; ``percentile`` % of them must be answered within ``bound`` seconds.
+        """At most ``max_queries`` can arrive; ``percentile`` % of them must be answered within ``bound`` seconds.
 
         A test of up to ``patience`` seconds is never ended.
         """
-        self.most = most
+        self.max_queries = max_queries
         self._bound, self._patience, self._clock = bound, patience, clock
         # LoadGen takes the latency at position int(n x percentile) of n sorted ones, so at most n x (1 - percentile)
         # may be late; one more for its rounding. Early stopping is stricter.
-        self._allowed = most * (100 - percentile) / 100 + 1
+        self._allowed = max_queries * (100 - percentile) / 100 + 1
         self._seen: deque[tuple[float, int]] = deque()
         self._old = 0
         self._began = 0.0
@@ -68,15 +68,15 @@ class Overload:
             self._old = self._seen.popleft()[1]
         late += max(0, self._old - completed)
         if late > self._allowed and now - self._began > self._patience:
-            raise Overloaded(late, self.most, completed, now - self._began)
+            raise Overloaded(late, self.max_queries, completed, now - self._began)
         issued = counters.issued
         if issued and not self._began:
             self._began = now
         self._seen.append((self._clock(), issued))  # all of them had arrived by now
 
 
-def most_queries(rate: float, seconds: float, minimum: int) -> int:
-    """More queries than a Poisson process of ``rate`` per second brings in ``seconds``, and at least ``minimum``.
+def query_limit(rate: float, seconds: float, minimum: int) -> int:
+    """An upper limit on the arrivals of a Poisson process of ``rate`` per second in ``seconds``, at least ``minimum``.
 
     Ten standard deviations above the mean, and 20 for small means: the probability of more is below 1e-16.
     """

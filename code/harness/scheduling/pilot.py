@@ -21,10 +21,10 @@ def late_queries(
     indices: Integers,
     rate: float,
     queries: int,
-    most: int,
+    max_late: int,
     on_query: Callable[[], None],
 ) -> int:
-    """How many of ``queries`` that arrive at random, ``rate`` per second, are late; it ends with more than ``most``.
+    """The number of late ones among ``queries`` random arrivals at ``rate`` per second; ends early above ``max_late``.
 
     As in LoadGen, a query's latency starts when it is due, not when a busy machine gets round to issuing it.
     ``indices`` are loaded samples, int64 (n,). ``scheduler_of`` makes a scheduler, which is closed at the end.
@@ -48,7 +48,7 @@ def late_queries(
             time.sleep(min(left, _BEAT_SECONDS))
             on_query()
         scheduler.issue([number], [sample])
-        if scheduler.failed.is_set() or len(late) > most:
+        if scheduler.failed.is_set() or len(late) > max_late:
             scheduler.give_up()
             break
         on_query()

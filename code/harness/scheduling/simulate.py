@@ -55,4 +55,4 @@ def server_peak(table: CostTable, costs: Integers, streams: int, bound: float, j
         return float(np.percentile(latencies, 99)) <= bound
 
     alone = float(np.mean([table.seconds(1, cost) for cost in costs[:1000].tolist()]))
-    return highest_passing(holds, 0.7 * streams / alone, precision=0.02, most=14)
+    return highest_passing(holds, 0.7 * streams / alone, precision=0.02, max_tests=14)

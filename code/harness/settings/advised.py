@@ -1,4 +1,4 @@
-"""The commands of a submission that messages advise, and the folder that these use by default."""
+"""The submission commands that messages recommend, and the folder that these use by default."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ class Fastest:
 
 
 def fastest(model: Model) -> Fastest:
-    """The fastest installed engine for a model: by the manifest if that lists engines, else by what the file holds.
+    """The fastest installed engine for a model: by the manifest if it lists engines, else by the file's content.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -53,7 +53,7 @@ def fastest(model: Model) -> Fastest:
 
 
 def ranking(found: Arithmetic) -> tuple[Sequence[str], str]:
-    """All engines, the fastest for such weights first, and what decides it."""
+    """All engines, the fastest for such weights first, and the property that decides it."""
     zeros = f"{found.zeros:.0%} of the weights are zero".replace("%", " %")
     if found.domains:
         return ("onnxruntime", "openvino", "deepsparse"), f"operators of {', '.join(sorted(found.domains))}"

@@ -1,4 +1,4 @@
-"""What identifies a run: its settings, the command that repeats it, and the code that made it."""
+"""The identity of a run: its settings, the command that repeats it, and the code that made it."""
 
 import shlex
 from collections.abc import Iterator

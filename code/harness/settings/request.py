@@ -84,7 +84,7 @@ def resolve(request: RunRequest) -> RunSettings:
     except ConfigError as error:
         if chosen.tuned is None:
             raise
-        split(request.options, engine, benchmark, model.settings)  # a mistake of the user's is reported as such
+        split(request.options, engine, benchmark, model.settings)  # reports a mistake in the user's own options as such
         raise ConfigError(
             f"{chosen.tuned} cannot be used ({str(error).rstrip('.')}): tune again, or delete it."
         ) from error
@@ -150,7 +150,7 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _ResolvedSettin
     options = tuned.merged(request.options, record)
     remark = f"{remark}: {record.engine}, {tuned.words(options)}"
     conf = request.user_conf or default_conf()
-    why = _other_circumstances(record, model.benchmark, options, request.dataset, request.samples)
+    why = _why_rate_unusable(record, model.benchmark, options, request.dataset, request.samples)
     official = request.official or request.rehearsal
     if official and find_scenario(scenario).one_query and _as_tuned(place, record, model.benchmark):
         why = why or "an official run measures its own, so that it takes no longer than necessary"
@@ -256,7 +256,7 @@ def _tuned(place: Path, model: Model, engine: str | None, request: RunRequest) -
     return record, f"using the settings in {place}, tuned {where}"
 
 
-def _other_circumstances(
+def _why_rate_unusable(
     record: tuned.Tuned, benchmark: str, options: Mapping[str, str], dataset: str | None, samples: int | None
 ) -> str | None:
     """Why a run cannot use the tuned rate, although it uses the engine's settings; None if it can."""
@@ -271,6 +271,6 @@ def _other_circumstances(
 
 
 def _as_tuned(place: Path, record: tuned.Tuned, benchmark: str) -> bool:
-    """Whether user.conf still has the value that tuning found, which nobody has edited."""
+    """Whether user.conf still has the value that tuning found, unedited."""
     line = read_user_conf(place / tuned.CONF).lookup(benchmark, record.scenario, record.key)
     return line is not None and float(line.value) == float(f"{record.value:.6g}")

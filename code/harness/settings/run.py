@@ -82,7 +82,7 @@ class RunSettings(BaseModel):
     cluster: str | None = None
     """The nodes that are one system: a file with hosts, or local:N or threads:N for this machine; None for one node."""
     cluster_samples: Literal["data", "indices"] = "data"
-    """What travels to the nodes: the samples, or their numbers, to nodes that hold the data set themselves."""
+    """What is sent to the nodes: the samples, or only their numbers if the nodes hold the data set themselves."""
     missed: float | None = Field(None, gt=0)
     """The rate, chosen by the harness, at which a first test missed the latency bound."""
     stall_timeout: float = Field(

@@ -9,7 +9,7 @@ A file holds the options of `harness run` by name, those of `--set` in the table
     [set]
     max_batch = [8, 32]
 
-    [[run]]                                 # optional: each adds to what stands above, or replaces it
+    [[run]]                                 # optional: each adds to the settings above, or replaces them
     scenario = "Offline"
 
     [[run]]
@@ -73,7 +73,7 @@ class SweepPoint:
 def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -> list[SweepPoint]:
     """The tests of a run file, repeats last; paths in it are relative to its folder.
 
-    ``given`` (by key) and ``options`` (of ``set``) are the user's on the command line, and replace those of the file.
+    ``given`` (by key) and ``options`` (of ``set``) come from the command line, and replace those of the file.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong.
@@ -209,7 +209,7 @@ def _values(path: Path, key: str, value: object) -> list[Value]:
 
 
 def _repeats(path: Path, lists: Mapping[str, list[Value]]) -> int:
-    """How many times each combination of the values is asked for."""
+    """The number of times that each combination of the values is requested."""
     count, *others = lists.get(REPEAT, [1])
     if others or type(count) is not int or count < 1:
         raise ConfigError(f"{path}: {REPEAT} must be a whole number of at least 1, such as {REPEAT} = 3.")
@@ -217,7 +217,7 @@ def _repeats(path: Path, lists: Mapping[str, list[Value]]) -> int:
 
 
 def _rows(path: Path, lists: Mapping[str, list[Value]]) -> Iterator[dict[str, Value]]:
-    """Every combination of the values, as often as it is asked for: a row by key."""
+    """Every combination of the values, as often as requested: a row by key."""
     count = _repeats(path, lists)
     lists = {key: values for key, values in lists.items() if key != REPEAT}
     for values in product(*lists.values()):

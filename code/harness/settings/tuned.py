@@ -65,7 +65,7 @@ class Rate(BaseModel):
     held: bool
     """Whether the 99th percentile was within the bound."""
     valid: bool
-    """LoadGen's verdict, which also demands enough queries."""
+    """LoadGen's verdict, which also requires enough queries."""
     p99_ms: Annotated[float, Field(ge=0)]
     """99th percentile latency in milliseconds; for a test that was cut short, only known to be over the bound."""
     samples_per_second: Annotated[float, Field(ge=0)] | None

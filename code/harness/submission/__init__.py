@@ -1,1 +1,1 @@
-"""Makes a submission of official runs."""
+"""Makes a submission from official runs."""

@@ -15,7 +15,7 @@ from harness.results.record import Record
 def readme(scene: Scene, records: Sequence[Record], values: Mapping[str, str], inferred_from: str | None = None) -> str:
     """README.md of a scenario: how each run was made. ``records`` are those of all tests, performance first.
 
-    ``inferred_from`` is what was measured, if the rules let this result be inferred from it.
+    ``inferred_from`` names the measured result, if this one was inferred from it.
     """
     record = records[0]
     model, engine, machine = record.model, record.engine, record.machine

@@ -1,4 +1,4 @@
-"""Why a sound result stays out of a package: it was not chosen, is incomplete, or only the open division accepts it."""
+"""Leaves sound results out of a package if they were not chosen, are incomplete, or only fit the open division."""
 
 import contextlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ def _nothing(submission: Submission, what: str, text: str, known: Iterable[str])
 
 
 class _SubmittedModel:
-    """A model as `Submission.models` has it."""
+    """A model as given in `Submission.models`."""
 
     def __init__(self, text: str) -> None:
         self._name, self._engine = split_engine(text)
@@ -108,7 +108,7 @@ class _SubmittedModel:
 
 
 def incomplete(submission: Submission, tests: Tests) -> Iterator[str]:
-    """The tests that a result lacks, a sentence each."""
+    """The tests that a result lacks, one sentence each."""
     scene, command = tests.scene, campaign_command(tests.scene, submission.rehearsal)
     closed = command.replace("make submission", "make submission DIVISION=closed")
     required = RULES[scene.benchmark].tests if scene.benchmark in RULES else ()
@@ -122,7 +122,7 @@ def incomplete(submission: Submission, tests: Tests) -> Iterator[str]:
 
 
 def only_open(submission: Submission, tests: Tests, notes: ModelNotes, path: Path) -> Iterator[str]:
-    """Why the closed division does not accept a result, a sentence each; ``path`` is that of the ``notes``."""
+    """Why the closed division does not accept a result, one sentence each; ``path`` is that of the ``notes``."""
     record = next(iter(tests.records.values()), None)
     if record is None or not submission.closed:
         return
@@ -154,5 +154,5 @@ def _description(submission: Submission, system: str) -> Path:
 
 
 def notes_file(submission: Submission, scene: Scene) -> Path:
-    """The place of a person's notes on the model of a result."""
+    """The file with a person's notes on the model of a result."""
     return submission.source.root / "measurements" / scene.system / scene.benchmark / MODEL_NOTES

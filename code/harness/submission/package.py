@@ -1,4 +1,4 @@
-"""From official runs in results/ and compliance/ to the directory to send in, and its tarball.
+"""Turns official runs in results/ and compliance/ into the directory to submit, and its tarball.
 
 The repository is not changed: the full accuracy logs stay in place, and the package holds truncated ones with the
 sha256 of the full log. The same runs and files give the same bytes.
@@ -43,7 +43,7 @@ class Packaged:
     tarball: Path
     sha256: str
     left_out: list[str]
-    """Why other results are not in it, a sentence each."""
+    """Why other results are not in it, one sentence each."""
 
     @property
     def root(self) -> Path:
@@ -145,7 +145,7 @@ def _write(
 
 
 def _carry_over(old: Path, new: Path) -> None:
-    """Copy what a person added to the package: documents, documentation/, and the power of systems' nameplates."""
+    """Copy what a person added to the package: documents, documentation/, and the systems' nameplate power."""
     added = [path for path in sorted(old.glob("[!.]*")) if path.is_file() and path.name not in (CALIBRATION, MAPPING)]
     added += [path for path in sorted(old.glob("documentation/**/*")) if path.is_file() and path.name != CALIBRATION]
     added += [path for path in sorted(old.glob("systems/*_power.yaml")) if path.is_file()]

@@ -1,4 +1,4 @@
-"""A package as a user asks for it, and as it is made."""
+"""A package as a user requests it, and as it is made."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MAX_NAME_LENGTH = 80  # characters: file systems and the checkers' messages can
 
 @dataclass(frozen=True, kw_only=True)
 class PackageRequest:
-    """A package as a user asks for it; `resolve` decides on everything else."""
+    """A package as a user requests it; `resolve` decides on everything else."""
 
     division: str
     submitter: str
@@ -48,7 +48,7 @@ class Submission:
     output: Path
     """The root of the tree; the package goes to <output>/<division>/<submitter>."""
     round: Round | None
-    """The round that the runs must be of; None for any."""
+    """The round that the runs must belong to; None for any."""
     rehearsal: bool
     infer: bool = False
     scenarios: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Submission:
 
 
 def resolve(request: PackageRequest) -> Submission:
-    """The submission that a user asks for; in a rehearsal, submitter and systems get `REHEARSAL_PREFIX`.
+    """The submission that a user requests; in a rehearsal, submitter and systems get `REHEARSAL_PREFIX`.
 
     Raises:
         ConfigError: a name is wrong, or there are no results at all.

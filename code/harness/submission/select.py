@@ -29,20 +29,20 @@ class ScenarioRuns:
     """The official runs of one scenario, or those that its result is inferred from."""
 
     scene: Scene
-    """What the result is submitted for."""
+    """The scene that the result is submitted for."""
     performance: Record
     accuracy: Record
     audits: Mapping[str, Record]
     """The existing compliance tests, by name; empty in the open division."""
     notes: ModelNotes
     origin: Scene | None = None
-    """For an inferred result, what was measured."""
+    """For an inferred result, the scene that was measured."""
     inferred: str | None = None
     """The result with its unit, if another scenario was measured."""
 
     @property
     def measured(self) -> Scene:
-        """What was measured."""
+        """The scene that was measured."""
         return self.origin or self.scene
 
     @property
@@ -86,9 +86,9 @@ class Selection:
     runs: list[ScenarioRuns] = field(default_factory=list)
     """The results that can be packaged, if there are no problems."""
     left_out: list[str] = field(default_factory=list)
-    """Why other results cannot, although nothing is wrong with them, a sentence each."""
+    """The reasons to leave out other results, although nothing is wrong with them, one sentence each."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong, a sentence each."""
+    """The problems, one sentence each."""
 
 
 def select_runs(submission: Submission) -> Selection:
@@ -192,7 +192,7 @@ def round_of_runs(submission: Submission, selected: list[ScenarioRuns]) -> Round
     """The round whose seeds all runs used.
 
     Raises:
-        ConfigError: the runs are of other rounds.
+        ConfigError: a run belongs to another round.
     """
     rounds: dict[Round, Path] = {}
     source = submission.source

@@ -26,7 +26,7 @@ from harness.submission.select import ScenarioRuns
 def describe_systems(
     submission: Submission, results: Sequence[ScenarioRuns]
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The system descriptions for the results, by system, and what is wrong with them, a sentence each.
+    """The system descriptions for the results, by system, and what is wrong with them, one sentence each.
 
     The field ``framework`` names the engines that ran.
 
@@ -122,7 +122,7 @@ def _names(part: str, titles: Iterable[str]) -> bool:
 
 
 def wrong_nodes(values: Mapping[str, Any], machines: int, what: str, path: Path) -> Iterator[str]:
-    """Why a system description does not fit the number of ``machines``; ``what`` is "these tests run" or alike."""
+    """Why a system description does not fit the number of ``machines``; ``what`` is "these tests run" or similar."""
     said = values.get("number_of_nodes")
     if "number_of_nodes" in unfilled(values):
         return

@@ -1,4 +1,4 @@
-"""Which tests of a sweep have ended, on disk, so that an interrupted sweep can continue."""
+"""Records on disk which tests of a sweep have ended, so that an interrupted sweep can continue."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""The tests of a run file, each in a process of its own: what has ended is kept, and the same command continues."""
+"""The tests of a run file, each in its own process: ended tests are kept, and the same command continues."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ class Benchmark(ModelInterface):
         return ()
 
     def doubts(self, sut: SUT) -> tuple[str, ...]:
-        """Signs that a setting does not belong to the SUT's model, each a sentence; quick, and before every test.
+        """Signs that a setting does not belong to the SUT's model, one sentence each; a quick check before every test.
 
         Raises:
             ConfigError: the setting cannot be right.

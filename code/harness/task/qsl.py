@@ -66,14 +66,14 @@ class SampleLibrary(ABC):
             RunFailed: LoadGen has not loaded one of the samples.
         """
 
-    def travel(self) -> None:  # noqa: B027  most samples travel as they are held
+    def travel(self) -> None:  # noqa: B027  most samples are sent as they are held
         """From the next `load` on, hold samples as they are sent to other machines; `collate` must not be called."""
 
     @abstractmethod
     def pack(self, indices: Integers) -> Mapping[str, Array]:
         """These samples in the form that is sent to another machine, in this order; arrays may be read-only slices.
 
-        They must not change any more, even if the samples are unloaded.
+        The arrays must not change afterwards, even if the samples are unloaded.
 
         Raises:
             RunFailed: LoadGen has not loaded one of the samples.
@@ -116,7 +116,7 @@ class Carrier(SampleLibrary):
         self._row, self.count, self.performance_count = rows, places, places
 
     def hold(self, indices: Integers) -> None:
-        """Never called: samples come by `put`."""
+        """Never called: samples arrive through `put`."""
         raise RunFailed("samples that come from another machine cannot be loaded here; this is a bug in the harness.")
 
     def pack(self, indices: Integers) -> Mapping[str, Array]:

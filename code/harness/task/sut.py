@@ -91,7 +91,7 @@ class SUT(ABC):
         return self.checked(self.run(indices, shape), shape)
 
     def run(self, indices: Integers, shape: Shape) -> Sequence[Array]:
-        """What the engine returns for one batch; it gets the inputs read-only, since some are the QSL's own memory.
+        """The engine's unchecked outputs of one batch; its inputs are read-only, since some are the QSL's own memory.
 
         Raises:
             EngineError: the engine raised.
@@ -105,5 +105,5 @@ class SUT(ABC):
             return runner(batch)
 
     def checked(self, outputs: Sequence[Array], shape: Shape) -> Sequence[Array]:
-        """What `run` returned, if it can be an answer: see `checked_outputs`."""
+        """The outputs of `run`, if they are valid: see `checked_outputs`."""
         return checked_outputs(self.engine.name, outputs, self.signature(shape), self._dtypes)

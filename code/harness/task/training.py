@@ -42,7 +42,7 @@ class TrainingData(ABC):
     digest: str
     """sha256, in hex, of everything that the samples and their labels depend on."""
     origin: str
-    """What identifies the data, for people: a digest, and what it is of."""
+    """Identifies the data for people: a digest, and what it covers."""
     official: bool = False
     """Whether official runs are scored on some of the samples."""
     labelled: bool
@@ -82,7 +82,7 @@ def order(count: int, batch: int, step: int, seed: int) -> Integers:
     """int64 (batch,): which of ``count`` samples a step uses; steps start at 0.
 
     An epoch takes every sample once, in an order drawn from (seed, epoch) alone, and a batch may reach into the next
-    epoch. The same arguments always give the same samples, so that a resumed training sees what it would have seen.
+    epoch. The same arguments always give the same samples, so a resumed training sees the same ones as without a stop.
 
     Raises:
         ConfigError: there are no samples, or the batch is empty.
@@ -119,14 +119,14 @@ def alike_order(costs: Integers, batch: int, step: int, seed: int, pool: int = 5
 
 
 def hold_back(
-    groups: Integers, parts: Integers, share: float, seed: int, most: int = MAX_HELD_BACK
+    groups: Integers, parts: Integers, share: float, seed: int, max_scored: int = MAX_HELD_BACK
 ) -> tuple[Integers, Integers]:
     """The samples to train on and those to score, int64 and ascending; samples of one group are never divided.
 
     ``groups`` is int64 (n,): the group of each sample, such as its article; ``parts`` the part of its group that is
     scored as a whole, such as its question. Groups drawn by ``seed`` are held back up to ``share`` of the samples; a
-    group that would exceed it is trained on. At least one is held back if the share is not 0. Of what is held back,
-    parts drawn by ``seed`` with about ``most`` samples are scored, and the others are not used at all.
+    group that would exceed it is trained on. At least one is held back if the share is not 0. Of these samples, parts
+    drawn by ``seed`` with about ``max_scored`` samples are scored, and the others are not used at all.
 
     Raises:
         ConfigError: the share is not from 0 to below 1, or there is only one group to divide.
@@ -147,7 +147,7 @@ def hold_back(
     held = np.flatnonzero(back)
     parts_held, part_sizes = np.unique(parts[held], return_counts=True)
     drawn = np.random.default_rng((seed, 3)).permutation(len(parts_held))
-    scored = parts_held[drawn[_fill(part_sizes[drawn], most)]]
+    scored = parts_held[drawn[_fill(part_sizes[drawn], max_scored)]]
     return np.flatnonzero(~back), held[np.isin(parts[held], scored)]
 
 

@@ -37,11 +37,11 @@ class FakeQuantisation:
     `observe` finds the ranges from data, `enable` begins to round. From then on the ranges follow the data of steps
     (`following`): each is a moving average of minimum and maximum (Jacob et al., arXiv:1712.05877, section 3.1) times
     the part of it that `observe` found best: some outliers cost the other values precision, others must be kept. The
-    scales of weights follow their largest one. After `freeze`, the ranges of activations stay.
+    scales of weights follow the largest weight. After `freeze`, the ranges of activations stay.
 
     Scales are chosen by the rules of `harness.compress.compress`, with two differences: matrix products always have one
-    for each output, if the file can hold it, and what that leaves in FP32, beyond its tolerance, is rounded here, since
-    training adapts the weights to it.
+    for each output, if the file can hold it; and layers whose error is beyond the compressor's tolerance, which it
+    leaves in FP32, are rounded here, since training adapts the weights to the rounding.
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
@@ -206,7 +206,7 @@ class FakeQuantisation:
                 module.values[place] = self._activations[root]
 
     def _reads(self) -> Iterator[tuple[tuple[str, int], str]]:
-        """Where tensors are read in 8 bits: by which node and as which of its inputs, and the tensor."""
+        """The places where tensors are read in 8 bits, (node's first output, number of the input), and the tensor."""
         layers, multiplied = {layer.output: layer for layer in self._layers}, {item.output for item in self._products}
         hidden: set[str] = set()
         for node in self._module.network.nodes:
@@ -221,7 +221,7 @@ class FakeQuantisation:
                     yield (output, index), name
 
     def plan(self) -> Plan:
-        """What to export: the current weights, rounded, and the current ranges."""
+        """The plan to export: the current weights, rounded, and the current ranges."""
         network = Network(self._module.store())
         rounded = {
             output: weight.rounded(self._module.masked(weight.layer)) for output, weight in self._weights.items()

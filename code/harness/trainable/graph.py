@@ -47,9 +47,9 @@ class GraphModule(torch.nn.Module):
     The trained parameters are the float32 weights and biases: constants with more than one value, and those of linear
     layers. Other constants stay as they are: numbers in formulas, integers, the statistics of batch normalisation.
 
-    Changes of what the graph computes, such as masks and rounding, are registered in four dictionaries:
+    Changes to the computation, such as masks and rounding, are registered in four dictionaries:
 
-    - ``weights``: by a layer's output, applied to its matrix (outputs, inputs); a mask. `store` applies it too.
+    - ``weights``: by a layer's output, applied to its matrix (outputs, inputs); a mask. `store` also applies it.
     - ``rounding``: likewise, applied after ``weights``, and left out by `store`.
     - ``values``: by (a node's first output, number of its input), applied to what the node reads there. A change that
       is registered for several readers of one tensor is applied once.

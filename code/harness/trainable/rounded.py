@@ -50,7 +50,7 @@ class ActivationQuantiser:
 
     @property
     def range(self) -> Range:
-        """What the 8 bits represent."""
+        """The range that the 8 bits represent."""
         return Range.of(self.low * self.reaches[0], self.high * self.reaches[1])
 
     def __call__(self, value: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class ActivationQuantiser:
         return in_bytes(value, self.range)
 
     def move(self) -> None:
-        """Move the range towards what the step has seen."""
+        """Move the range towards the values of the step."""
         if self.seen:
             low, high = min(low for low, _ in self.seen), max(high for _, high in self.seen)
             self.low += (1 - _INERTIA) * (low - self.low)

@@ -1,4 +1,4 @@
-"""What training minimises: the distance to a teacher's answers and hidden states, and to the labels."""
+"""The loss that training minimises: the distance to a teacher's answers and hidden states, and to the labels."""
 
 from collections.abc import Collection, Mapping, Sequence
 

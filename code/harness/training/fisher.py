@@ -1,4 +1,4 @@
-"""The Fisher information of a layer's weights, and what it says about removing some of them.
+"""The Fisher information of a layer's weights, which predicts the cost of removing some of them.
 
 From the Optimal BERT Surgeon (Kurtic et al., arXiv:2203.07259): the matrix stands for the Hessian of the loss, and is
 cut to blocks on its diagonal. The paper's matrix is the empirical one, of the loss's gradients. Here the gradients are
@@ -18,7 +18,7 @@ from torch import Tensor
 from harness.errors import RunFailed
 
 _CHUNK_FLOATS = 2**22
-"""Numbers of float64 that are factorised at once: 32 MiB."""
+"""Count of float64 numbers that are factorised at once: 32 MiB."""
 
 
 @contextmanager
@@ -40,8 +40,8 @@ class FisherInverse:
 
     F = lambda I + 1/m sum_i g_i g_i' (equation 2), of which only blocks of neighbouring inputs of one output are kept.
     The paper updates the inverse itself with each gradient (Sherman-Morrison), which loses digits in float32 and passes
-    over all blocks once a gradient. Here the sum is kept, for several gradients at once, and each block is factorised
-    at the end, in float64: the same inverse to rounding.
+    over all blocks once per gradient. Here several gradients at once are added to a sum, and each block is factorised
+    at the end, in float64: the same inverse, up to rounding.
 
     Memory is outputs x inputs x (block + block / 4) x 4 bytes: the blocks, and a few gradients that are added together.
     """
@@ -85,7 +85,7 @@ class FisherInverse:
 
     @_one_thread()
     def scores(self, weight: Tensor) -> Tensor:
-        """What removing a group Q of weights costs: 1/2 w_Q' ((F^-1)_QQ)^-1 w_Q, float32 (outputs, inputs // group).
+        """The cost of removing a group Q of weights: 1/2 w_Q' ((F^-1)_QQ)^-1 w_Q, float32 (outputs, inputs // group).
 
         It is the increase of the loss if the block's other weights adapt. For single weights it is w^2 / (2 (F^-1)_ii).
         """
@@ -103,7 +103,7 @@ class FisherInverse:
 
     @_one_thread()
     def adapted(self, weight: Tensor, keep: Tensor) -> Tensor:
-        """The weights without those outside ``keep``, the others changed so that the loss grows least.
+        """The weights with those outside ``keep`` removed, and the others changed so that the loss grows least.
 
         That is the solution of the paper's problem for all removed weights Q of a block together,
         w - F^-1 E_Q' (E_Q F^-1 E_Q')^-1 E_Q w. The remaining weights R change by (F_RR)^-1 F_RQ w_Q, which is the same

@@ -1,4 +1,4 @@
-"""The training loop: prunes, quantises and distils a student step by step, as its recipe says."""
+"""The training loop: prunes, quantises and distils a student step by step, following its recipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OBSERVED_BATCHES = 8
 """Batches from which the ranges of activations are taken when quantisation begins."""
 _SCORED_BATCH_SIZE = 32
 _FISHER_SEED = 1
-"""Added to the recipe's seed: the Fisher matrix takes samples in another order than the steps do."""
+"""Added to the recipe's seed: the Fisher matrix takes samples in a different order from the steps."""
 _VARYING_SEED = 4
 """Part of the seed of `TrainingData.varied`; orders and held-back parts draw with 1 to 3."""
 
@@ -129,7 +129,7 @@ class Trainer:
             self._score()
             self._done = True
             self._save()
-            if stopping.is_set():  # in the last score
+            if stopping.is_set():  # set during the last score
                 raise KeyboardInterrupt
         return history
 
@@ -252,7 +252,7 @@ class Trainer:
         return tensors(feed, self._objective.device)
 
     def _report_memory(self) -> None:
-        """Print the peak memory of the process, whenever that has grown by a tenth."""
+        """Print the peak memory of the process whenever it has grown by a tenth."""
         peak = memory.peak()
         if peak > 1.1 * self._history.peak_bytes:
             self._history.peak_bytes = peak

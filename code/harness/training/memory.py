@@ -13,7 +13,7 @@ import torch
 from harness.host import memory
 
 _MAX_SHARE_OF_MEMORY = 0.7
-"""Part of the free memory that activations and gradients may take; the rest is for what no hook sees."""
+"""Part of the free memory that activations and gradients may take; the rest is for memory that no hook sees."""
 _GRADIENT_FACTOR = 1.6
 """Factor on what is kept for the backward pass, for the gradients of activations."""
 OPTIMIZER_BYTES = 12
@@ -75,7 +75,7 @@ def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> C
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = forward()  # held, so that no storage is freed and its address used again
+        result = forward()  # held so that no storage is freed and its address reused
         sizes = Counter(storages.values())
     del result
     return sizes
@@ -83,7 +83,7 @@ def kept(forward: Callable[[], object], parameters: Iterable[torch.Tensor]) -> C
 
 @dataclass(frozen=True)
 class KeptBytes:
-    """What a forward pass keeps for the backward pass, in bytes."""
+    """The memory that a forward pass keeps for the backward pass, in bytes."""
 
     each: int
     """For each sample."""
@@ -151,7 +151,7 @@ class Budget:
         }
 
     def samples(self, length: int) -> int:
-        """How many samples of a length fit, at least one."""
+        """The number of samples of a length that fit, at least one."""
         limits = (
             (self.bytes, self.demand.bytes(length) * _GRADIENT_FACTOR),
             (_MAX_REUSED_BYTES, self.largest.bytes(length)),

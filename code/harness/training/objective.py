@@ -55,7 +55,7 @@ class Objective:
         """A loss whose gradients, squared, make up the Fisher matrix: the Hessian of `loss` where it is 0.
 
         It is the cross-entropy of the student's answers with labels drawn from them, and for hidden states
-        `distil.drawn_difference`: without that, the last layers, which change the answers little, would go first.
+        `distil.drawn_difference`: without it, the last layers, which change the answers little, would be pruned first.
         ``first`` is the number of the first sample, where the batch is a part of a larger one: see `fisher.drawn`.
         """
         names = [name for name, _ in self._hidden]

@@ -28,10 +28,9 @@ def pruned(
 ) -> ModelProto:
     """A copy of a folded FP32 model with this share of zeros in the layers that a recipe prunes.
 
-    Each layer gets its own sparsity, by what pruning it costs in the model's outputs. Its weights are chosen by the
-    Hessian of the layer's output error; the remaining ones and the bias are fitted to the outputs of the given model:
-    see `compress.prune.second_order`.
-    ``seed`` and ``step`` choose the samples.
+    Each layer gets its own sparsity, according to how much pruning it changes the model's outputs. Its weights are
+    chosen by the Hessian of the layer's output error; the remaining ones and the bias are fitted to the outputs of the
+    given model: see `compress.prune.second_order`. ``seed`` and ``step`` choose the samples.
     """
     count = min(_FITTED, -(-data.count // _BATCH))
     feeds = [data.batch(data.order(_BATCH, step * count + number, seed)).feed for number in range(count)]

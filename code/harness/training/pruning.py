@@ -1,4 +1,4 @@
-"""Masks that hold weights at zero while a model is trained, and grow as a recipe says."""
+"""Masks that hold weights at zero while a model is trained, and grow on a recipe's schedule."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FisherMemory:
     bytes: int
     """Peak size: the blocks, a copy of the weights, and the scores twice."""
     passes: int
-    """How often all gradients are computed for one pruning step."""
+    """The number of times that all gradients are computed for one pruning step."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Pruner:
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], pruning: Pruning) -> None:
-        """Register masks of ones in ``module.weights`` for the layers whose names the recipe does not keep out.
+        """Register masks of ones in ``module.weights`` for the layers whose names the recipe does not exclude.
 
         Raises:
-            ConfigError: no layers are left, or they have fewer whole groups than the sparsity asks for.
+            ConfigError: no layers are left, or they have fewer whole groups than the sparsity requires.
         """
         self._module, self._pruning = module, pruning
         self.layers = [layer for layer in layers if not pruning.keeps(layer.name, layer.weight)]
@@ -98,7 +98,7 @@ class Pruner:
 
     @property
     def fisher_memory(self) -> FisherMemory:
-        """What second-order pruning needs; zeros for other methods."""
+        """The needs of second-order pruning; zeros for other methods."""
         if self._pruning.method != "second-order":
             return FisherMemory(0, 0)
         parts = self._parts()
@@ -108,7 +108,7 @@ class Pruner:
 
     @property
     def gradients_needed(self) -> int:
-        """How many gradients one pruning step computes."""
+        """The number of gradients that one pruning step computes."""
         return self._pruning.fisher.samples * self.fisher_memory.passes
 
     def gradients(self) -> dict[str, Tensor]:
@@ -136,8 +136,8 @@ class Pruner:
 
         Args:
             step: the next training step.
-            gradients: for second-order pruning: yields that many gradients of the loss, the same at each call, from the
-                weights as they are; asked for more than once only if the Fisher matrix exceeds its memory limit.
+            gradients: for second-order pruning: yields the given number of gradients of the loss at the current
+                weights, the same at each call; called again only if the Fisher matrix exceeds its memory limit.
             pruned: for layer-wise pruning: a copy of a model with this share of zeros in the layers, fitted to it.
 
         Returns:
@@ -155,7 +155,7 @@ class Pruner:
         if pruning.method == "second-order":
             if gradients is None:
                 raise ValueError("second-order pruning needs gradients")
-            return self._surgery(target, gradients) if target else False  # gradients are not computed for nothing
+            return self._surgery(target, gradients) if target else False  # without a target, no gradients are needed
         if pruning.method == "layer-wise":
             if pruned is None:
                 raise ValueError("layer-wise pruning needs a pruned model")
@@ -168,7 +168,7 @@ class Pruner:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set the weights that the masks remove to 0, as after a step of the optimizer, whose momentum moves them."""
+        """Set the weights that the masks remove to 0, also after an optimizer step, whose momentum moves them."""
         for layer in self.layers:
             weight = self._module.weight(layer)
             weight.mul_(restored(layer, self._masks[layer.output].to(weight.device), weight.shape))
@@ -264,7 +264,7 @@ class Pruner:
         for gradient in gradients(settings.samples):
             for rows, information in zip(part, found, strict=True):
                 place = slice(rows.start, rows.stop)
-                # Removed weights do not move: without gradient they leave the inverse of the others alone.
+                # Removed weights do not move: without a gradient they do not affect the inverse of the others.
                 with torch.no_grad():
                     own = gradient[rows.layer.output][place] * self._masks[rows.layer.output][place]
                     information.update(own)

@@ -136,7 +136,7 @@ class Distillation(_RecipeTable):
     hidden: float = Field(0.0, ge=0)
     """Of the squared difference between hidden states, layer by layer."""
     labels: float = Field(0.0, ge=0)
-    """Of the cross-entropy with the labels; nothing where the data have none."""
+    """Of the cross-entropy with the labels; no effect if the data has none."""
 
     @model_validator(mode="after")
     def _any(self) -> Self:
@@ -172,7 +172,7 @@ class Recipe(_RecipeTable):
     model: str | None = None
     """The model's name in models.toml; None for any."""
     start: str | None = None
-    """The model that checkpoints belong to, if ``model`` is that with only ``layers``; None for ``model`` itself."""
+    """The model that checkpoints belong to, if ``model`` has only its ``layers``; None for ``model`` itself."""
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     max_cost: int | None = Field(None, ge=1)
@@ -185,11 +185,11 @@ class Recipe(_RecipeTable):
     distillation: Distillation = Distillation()
     quantisation: Quantisation | None = None
     layers: tuple[int, ...] | None = None
-    """Encoder layers that stay; None for all."""
+    """Encoder layers to keep; None for all."""
     frozen: tuple[str, ...] = ()
     """Shell patterns of the names of parameters that are not trained."""
     sources: dict[str, str]
-    """Where the figures come from, by their keys ("pruning.sparsity") or those of their tables ("pruning")."""
+    """The sources of the figures, by their keys ("pruning.sparsity") or those of their tables ("pruning")."""
     hold_out: float = Field(0.05, ge=0, lt=1)
     """Share of the samples that is not trained on, but scored."""
     seed: int = 0
@@ -213,7 +213,7 @@ class Recipe(_RecipeTable):
     def digest(self) -> str:
         """SHA-256 of what determines the training: everything but the texts."""
         left_out = {"name", "description", "source", "sources"}
-        if not self.augment:  # so that trainings that were begun before there was such a setting can continue
+        if not self.augment:  # so that trainings begun before this setting existed can continue
             left_out.add("augment")
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What a recipe asks for at each step: learning rate, sparsity, and when masks change. Does not import PyTorch."""
+"""A recipe's learning rate and sparsity at each step, and when masks change. Does not import PyTorch."""
 
 import math
 

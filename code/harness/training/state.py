@@ -21,7 +21,7 @@ DENSE = "dense.onnx"
 _FILE = "checkpoint.pt"
 _LOCK = "lock"
 _IN_RECIPE = {"number of steps", "seed"}
-"""Parts of the identity that also change the recipe's digest: messages name them, and then not the recipe."""
+"""Parts of the identity that also change the recipe's digest: messages name them instead of the recipe."""
 
 
 class CheckpointFolder:

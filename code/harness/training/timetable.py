@@ -1,4 +1,4 @@
-"""When a training scores and saves, and how long it still takes. Does not import PyTorch."""
+"""When a training scores and saves, and the time left. Does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -166,6 +166,6 @@ class Timetable:
         return max(SAVE_EVERY_S, _MIN_INTERVAL_FACTOR * self._save_took)
 
 
-def _times(seconds: float, interval: float, most: int) -> int:
-    """How often an interval ends within ``seconds``, at most ``most`` times."""
-    return min(math.floor(seconds / interval), most) if interval > 0 else most
+def _times(seconds: float, interval: float, maximum: int) -> int:
+    """The number of times that an interval ends within ``seconds``, at most ``maximum``."""
+    return min(math.floor(seconds / interval), maximum) if interval > 0 else maximum

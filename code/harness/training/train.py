@@ -56,7 +56,7 @@ _PROBED_SAMPLES = 64
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What to train: recipe, initial weights, data and output."""
+    """A training: recipe, initial weights, data and output."""
 
     recipe: Recipe
     weights: str

@@ -1,6 +1,6 @@
 """Tunes several engines: finds which of them are worth a search, and which is the best after it.
 
-Engines are measured alternately, because machines drift, each round in the opposite order of the one before.
+Because machines drift, engines are measured alternately, each round in the reverse order of the previous one.
 """
 
 from collections.abc import Mapping, Sequence

@@ -19,7 +19,7 @@ class _Saved(BaseModel):
 
 
 class SavedTrial(_Saved):
-    """The measurement of a trial, as the journal holds it."""
+    """The measurement of a trial, as stored in the journal."""
 
     score: _Size
     """Higher is better; 0 means unusable."""
@@ -31,7 +31,7 @@ class SavedTrial(_Saved):
 
     @property
     def disturbed(self) -> bool:
-        """Whether other processes took so much of the cores that the score says little."""
+        """Whether other processes took so much of the cores that the score is unreliable."""
         return self.lost > NOTABLE_SHARE
 
 
@@ -42,7 +42,7 @@ class _SavedTuning(_Saved):
 
 
 class TuningJournal:
-    """Measurements by name, saved as they are made; those made under other circumstances are ignored."""
+    """Measurements by name, saved as they are made; those made under other conditions are ignored."""
 
     def __init__(self, path: Path, circumstances: Mapping[str, Any], fresh: bool) -> None:
         """``circumstances`` are what the measurements depend on; ``fresh`` ignores saved measurements."""

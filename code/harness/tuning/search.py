@@ -22,7 +22,7 @@ class Measurement(NamedTuple):
     value: float
     """Higher is better; 0 means unusable."""
     disturbed: bool = False
-    """Whether other processes took so much of the cores that the score says little."""
+    """Whether other processes took so much of the cores that the score is unreliable."""
 
 
 def coordinate_search(
@@ -35,9 +35,9 @@ def coordinate_search(
     Options with the same ``identity`` are the same settings, such as a default that is given explicitly.
     ``measure(options, number)`` gives a score; ``number`` counts the measurements of the same options, from 0.
 
-    A candidate is compared with a measurement of the best so far right before or after it, since machines drift. One
-    that wins is measured a second time, again beside the best, before it replaces it: with noise, the best of many
-    would otherwise be the luckiest. A pair that other processes disturbed is repeated, a few times at most.
+    A candidate is compared with a measurement of the best so far right before or after it, since machines drift. A
+    candidate that wins is measured a second time, again next to the best, before it replaces it: with noise, the best
+    of many would otherwise be the luckiest. A pair that other processes disturbed is repeated, a few times at most.
     """
     search = _Search(measure, identity, _REPETITIONS_PER_CHOICE * size(dimensions))
     best: dict[str, str] = {}

@@ -70,7 +70,7 @@ MODEL = classifier()
 STAND_INS = {
     "lfs": (LFS, "is a Git LFS pointer", "run `git lfs pull` in its repository, or download the file itself"),
     "annex": (b"/annex/objects/MD5E-s1--a.onnx\n", "is a git-annex pointer", "run `git annex get` on it"),
-    "html": (HTML, r"is a web page \(HTML\)", "download the file again, by the link of the file itself"),
+    "html": (HTML, r"is a web page \(HTML\)", "download the file again, using the link to the file itself"),
     "doctype": (b"\n<!DOCTYPE html><html>", r"is a web page \(HTML\)", "download the file again"),
     "s3": (
         b'<?xml version="1.0"?>\n<Error><Code>x',

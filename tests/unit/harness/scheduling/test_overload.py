@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.scheduling.base import Counters, LocalScheduler, Work
-from harness.scheduling.overload import Overload, Overloaded, most_queries
+from harness.scheduling.overload import Overload, Overloaded, query_limit
 from harness.task.shape import Shape
 
 BOUND = 0.1
@@ -24,10 +24,10 @@ def valid(latencies):
     return np.sort(latencies)[int(len(latencies) * 0.99)] <= BOUND
 
 
-def ended(arrivals, latencies, *, tick=0.02, most=None):
+def ended(arrivals, latencies, *, tick=0.02, max_queries=None):
     """Seconds after which a test with these queries is ended; None if it runs to its end."""
     now = 0.0
-    overload = Overload(most or len(arrivals), BOUND, 99, patience=0, clock=lambda: now)
+    overload = Overload(max_queries or len(arrivals), BOUND, 99, patience=0, clock=lambda: now)
     done = arrivals + latencies
     while now <= done.max():
         completed = done <= now
@@ -81,9 +81,9 @@ def test_the_number_of_queries_is_an_upper_bound():
     rng = np.random.default_rng(0)
     for rate, seconds in ((0.1, 5), (3, 2), (1000, 10)):
         counts = rng.poisson(rate * seconds, 100_000)
-        assert counts.max() < most_queries(rate, seconds, 1)
-    assert most_queries(1000, 10, 1) < 1.2 * 10_000
-    assert most_queries(1, 1, 270_336) == 270_336
+        assert counts.max() < query_limit(rate, seconds, 1)
+    assert query_limit(1000, 10, 1) < 1.2 * 10_000
+    assert query_limit(1, 1, 270_336) == 270_336
 
 
 def test_a_short_test_is_left_to_loadgen():
@@ -94,7 +94,7 @@ def test_a_short_test_is_left_to_loadgen():
     now = 7.0
     with pytest.raises(Overloaded) as error:
         overload.look(Counters(issued=100, completed=30))
-    assert (error.value.late, error.value.most, error.value.seconds) == (70, 100, 6)
+    assert (error.value.late, error.value.max_queries, error.value.seconds) == (70, 100, 6)
     assert error.value.reached == 5
 
 

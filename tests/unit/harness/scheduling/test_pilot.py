@@ -89,8 +89,8 @@ def estimate(monkeypatch):
     def of(late, peak=100.0, seconds=20.0, pilots=True):
         tried = []
 
-        def stand_in(scheduler_of, indices, rate, queries, most, on_query):
-            tried.append((rate, queries, most))
+        def stand_in(scheduler_of, indices, rate, queries, max_late, on_query):
+            tried.append((rate, queries, max_late))
             return late(rate)
 
         monkeypatch.setattr(server, "late_queries", stand_in)

@@ -62,7 +62,7 @@ def test_groups_are_never_divided():
 
 def test_of_much_that_is_held_back_a_part_is_scored():
     groups, parts = np.arange(10_000) // 100, np.arange(10_000) // 3
-    train, held = hold_back(groups, parts, 0.5, seed=0, most=90)
+    train, held = hold_back(groups, parts, 0.5, seed=0, max_scored=90)
     assert len(train) == 5000
     assert 85 <= len(held) <= 90
     assert not set(groups[train]) & set(groups[held])

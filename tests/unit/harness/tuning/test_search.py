@@ -132,7 +132,7 @@ def test_on_a_machine_that_is_never_quiet_the_repetitions_are_few():
 @settings(deadline=None)
 @given(st.floats(0.5, 5000), st.floats(0.2, 5))
 def test_the_highest_rate_is_found_from_any_guess(limit, wrong):
-    found = highest_passing(lambda rate: rate <= limit, limit * wrong, precision=0.02, most=20)
+    found = highest_passing(lambda rate: rate <= limit, limit * wrong, precision=0.02, max_tests=20)
     assert limit / 1.02 <= found <= limit
 
 
