@@ -212,14 +212,14 @@ PUBLISHED = (
 
 
 def nodes_of_driver(row: PublishedNode, costs: Costs) -> float:
-    """How many such nodes the driver's processor can feed in Offline."""
+    """The number of such nodes that the driver's processor can feed in Offline."""
     together = max(1, PARCEL_BYTES // row.sent // _BATCH_SIZE) * _BATCH_SIZE  # samples of a parcel, in whole batches
     parcels = max(1.0, row.rate / together)  # per second
     return 1 / (row.rate * costs.sample + parcels * costs.message)
 
 
 def nodes_of_network(row: PublishedNode, gigabits: float) -> float:
-    """How many such nodes a network of ``gigabits`` Gb/s, each way, can feed."""
+    """The number of such nodes that a network of ``gigabits`` Gb/s, each way, can feed."""
     return gigabits * 1e9 / 8 / (row.rate * max(row.sent, row.back))
 
 

@@ -86,12 +86,12 @@ def _expected(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
 def _share_of_one_label(answers: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
     """The share of images whose label is the most frequent one for their answer; rare answers are left out."""
     pairs, counts = np.unique(np.stack((answers, wanted)), axis=1, return_counts=True)
-    often, most = 0, 0
+    images, matching = 0, 0
     for answer in np.unique(answers):
         with_it = counts[pairs[0] == answer]
         if with_it.sum() >= _MIN_IMAGES_PER_ANSWER:
-            often, most = often + int(with_it.sum()), most + int(with_it.max())
-    return most / often if often else 0.0
+            images, matching = images + int(with_it.sum()), matching + int(with_it.max())
+    return matching / images if images else 0.0
 
 
 def profile_doubts(sut: ResNet50SUT, name: str, files: Sequence[Path], labels: NDArray[np.int64]) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class _Decoded(Pixels):
 
 
 def _hits(sut: ResNet50SUT, library: SampleLibrary, rows: Integers, wanted: NDArray[np.int64]) -> int:
-    """How many images of a library are answered with the wanted labels, in the smallest batches prepared."""
+    """The number of images of a library answered with the wanted labels, in the smallest batches prepared."""
     shape = min(sut.prepared)
     found: list[Array] = []
     for start in range(0, len(rows), shape.batch):

@@ -17,9 +17,10 @@ _TOLERANCE, _SHORTEST = 0.005, 0.005
 _MAX_CLOCK_DRIFT = 0.001
 """The kernel's NTP discipline changes the clock's rate by up to 500 ppm, and adjtime() by up to another 500 ppm."""
 _READING_SECONDS = 2e-4  # difference that comes from reading the two clocks one after the other
-_LOOK, _GAP = 1.0, 5.0  # seconds between two checks of a running clock, and the minimum gap that may be a stop
+_CHECK_SECONDS = 1.0  # between two checks of a running clock
+_MIN_GAP_SECONDS = 5.0  # a shorter gap between checks is not a stop
 _IDLE_CPU_SHARE = 0.1  # CPU seconds per second below which a process counts as stopped
-_STEADY = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
+_RAW_CLOCK = time.CLOCK_MONOTONIC_RAW  # unlike CLOCK_MONOTONIC it does not follow NTP's rate
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _readings() -> _Readings:
     """The best of a few readings: the thread may lose its core between reading the two clocks."""
     best = None
     for _ in range(5):
-        before, realtime, after = time.clock_gettime_ns(_STEADY), time.time_ns(), time.clock_gettime_ns(_STEADY)
+        before, realtime, after = time.clock_gettime_ns(_RAW_CLOCK), time.time_ns(), time.clock_gettime_ns(_RAW_CLOCK)
         found = _Readings((before + after) / 2e9, realtime / 1e9, (after - before) / 2e9)
         if best is None or found.doubt < best.doubt:
             best = found
@@ -135,7 +136,7 @@ class RunningClock:
         with self._lock:
             now, used = self._clock(), self._used()
             gap = now - self._last
-            if self._thread and gap > _GAP and used - self._last_used < _IDLE_CPU_SHARE * gap:
+            if self._thread and gap > _MIN_GAP_SECONDS and used - self._last_used < _IDLE_CPU_SHARE * gap:
                 self._stopped += gap
             self._last, self._last_used = now, used
             return now - self._stopped
@@ -156,5 +157,5 @@ class RunningClock:
         self._thread = None
 
     def _watch(self) -> None:
-        while not self._over.wait(_LOOK):
+        while not self._over.wait(_CHECK_SECONDS):
             self()

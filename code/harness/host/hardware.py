@@ -263,7 +263,7 @@ def _size(size: int, unit: int) -> str:
 
 
 def _counted(words: Iterable[str]) -> str:
-    """Count equal words: "2x 64 GB + 1x 32 GB"; a single word stays as it is."""
+    """Count equal words: "2x 64 GB + 1x 32 GB"; a single word stays unchanged."""
     counts = Counter(words)
     if sum(counts.values()) == 1:
         return next(iter(counts))

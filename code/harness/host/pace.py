@@ -33,7 +33,7 @@ class Pace:
             self._restart(now, done)
         if grown <= 0:
             return
-        if len(self._moments) > 1 and self._together(now):
+        if len(self._moments) > 1 and self._same_step(now):
             self._moments[-1] = (now, done)
             return
         self._before, self._opened = self._opened, now
@@ -66,7 +66,7 @@ class Pace:
     def _last_half(self, now: float) -> list[_Moment]:
         """The moments since the first step ended, without those of the first half; none if there are less than two."""
         moments = self._moments[1:]
-        if len(moments) > 2 and self._together(now):  # the newest step may still grow
+        if len(moments) > 2 and self._same_step(now):  # the newest step may still grow
             moments.pop()
         if len(moments) < 2:
             return []
@@ -74,6 +74,6 @@ class Pace:
         start = next(at for at in range(len(moments) - 2, -1, -1) if moments[at][0] <= middle)
         return moments[start:]
 
-    def _together(self, now: float) -> bool:
+    def _same_step(self, now: float) -> bool:
         """Whether a step that ends now counts as part of the last one."""
         return now - self._opened < _SAME_STEP_SHARE * (self._opened - self._before)

@@ -160,7 +160,7 @@ def supervised(work: Callable[..., int], *args: Any, cleanup: Callable[[], None]
             child.kill()
             child.join()
         cleanup()
-        how = reason or _death(child.exitcode or 0, heartbeat.doing)
+        how = reason or _crash_message(child.exitcode or 0, heartbeat.doing)
         return _outcome(how, heartbeat.verdict(), heartbeat.ended, stopped)
     finally:
         for number, handler in previous.items():
@@ -218,7 +218,7 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
                 return "interrupted."
         silent, promised = heartbeat.overdue()
         if silent > promised:
-            return _silence(promised, heartbeat.reported)
+            return _stall_message(promised, heartbeat.reported)
         if silent < warned:
             warned = 0.0
         if silent > max(10.0, promised / 4) and silent > 2 * warned:
@@ -226,7 +226,7 @@ def _watch(child: multiprocessing.process.BaseProcess, heartbeat: Heartbeat, sto
             console.warn(f"no progress for {silent:.0f} s; the test will be stopped after {promised:.0f} s.")
 
 
-def _silence(promised: float, reported: bool) -> str:
+def _stall_message(promised: float, reported: bool) -> str:
     if reported:
         return f"no progress for {promised:.0f} s, most likely inside the engine, so its process was stopped."
     return (
@@ -266,7 +266,7 @@ def _child(parent: int, task: bytes, heartbeat: Heartbeat, output: console.Outpu
         os._exit(code)
 
 
-def _death(code: int, doing: str) -> str:
+def _crash_message(code: int, doing: str) -> str:
     number, where = -code, f" while {doing}." if doing else ", most likely inside the engine."
     if number <= 0:
         return f"the test's process exited with code {code}{where}"

@@ -53,7 +53,7 @@ def _node(ready: NodeReady, counters: NodeCounters, began: float, ended: float) 
 
 
 def progress_of(scheduler: Scheduler) -> str:
-    """How many samples each node has answered; "" if the scheduler has no nodes."""
+    """The number of samples that each node has answered, as text; "" if the scheduler has no nodes."""
     if not isinstance(scheduler, ClusterScheduler):
         return ""
     nodes = scheduler.nodes

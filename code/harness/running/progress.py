@@ -1,4 +1,4 @@
-"""The progress of a test as it is shown: how much is done, the rate, the latency, and the time left."""
+"""The progress of a test as shown: how much is done, the rate, the latency, and the time left."""
 
 from dataclasses import dataclass, field
 

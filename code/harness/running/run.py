@@ -151,7 +151,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
         measured.recorder.keep(places.staging, planned.ready.scenario.samples_per_query, trace)
     (places.staging / TRACE).unlink(missing_ok=True)
     outcome, logs, record = _keep(planned, outcome, heartbeat)
-    code = 0 if outcome.valid else _RETEST_EXIT_CODE if _is_worth_another(planned, outcome) else 1
+    code = 0 if outcome.valid else _RETEST_EXIT_CODE if _should_retest(planned, outcome) else 1
     # From here on the result is safe, whatever the engine does to this process.
     heartbeat.report(code, record)
     heartbeat.beat(patience(settings))
@@ -171,7 +171,7 @@ def _test(settings: RunSettings, places: Places, heartbeat: Heartbeat) -> int:
     return code
 
 
-def _is_worth_another(planned: _Planned, outcome: Outcome) -> bool:
+def _should_retest(planned: _Planned, outcome: Outcome) -> bool:
     """Whether an INVALID test should be repeated, because the harness chose its rate and length, and the rate failed.
 
     A busy moment of the machine makes more queries late than early stopping allows, at rates far below its best.

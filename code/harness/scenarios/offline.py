@@ -71,7 +71,7 @@ class Offline(Scenario):
             self._plan(limits)
         first, self._took = {}, {}
         batches = {batch.shape: batch for batch in reversed(self.planner.plan(self.sut.qsl.cost(indices)))}
-        for shape in self._to_warm_up(sorted(batches, key=lambda shape: -shape.length)):
+        for shape in self._warm_up_shapes(sorted(batches, key=lambda shape: -shape.length)):
             samples = indices[batches[shape].positions]
             self._took[shape] = first[shape] = self._once(samples, shape, listener)
             if first[shape] < _QUICK:  # the first run may be slow, and other processes may slow any
@@ -79,7 +79,7 @@ class Offline(Scenario):
                 self._took[shape] = min(first[shape], *again)
         return max(first.values())
 
-    def _to_warm_up(self, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    def _warm_up_shapes(self, shapes: Sequence[Shape]) -> Sequence[Shape]:
         """All compiled shapes, or if any shape is possible, the longest and others spread over the plan."""
         if self.sut.engine.fixed_shapes or len(shapes) <= _WARM:
             return shapes

@@ -26,7 +26,7 @@ _SHARE_OF_SIMULATED_PEAK = 0.5  # a few seconds of measuring do not show every h
 _PILOT_SECONDS = (5.0, 20.0)  # of checking a rate, minimum and maximum
 _PILOT_QUERIES = (150, 20)  # wanted if time allows, and the minimum to show anything
 _MAX_LATE_SHARE = 0.003  # of a pilot's queries, plus one query
-_STEP, _PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number of pilots
+_PILOT_FACTOR, _MAX_PILOTS = 0.7, 5  # factor on a rate that does not hold; maximum number of pilots
 _MAX_RATE = 15_000.0  # queries/s: half of what LoadGen, Python and the scheduler handle if nothing computes
 _SHARE_OF_SINGLE_RATE = 0.4  # of the streams' rate with single samples, used if the simulation finds no rate
 _MAX_SHARE_OF_BOUND = 0.8  # for a single sample, however many streams there are
@@ -148,7 +148,7 @@ class Server(MeasuredScenario):
     def _piloted(self, found: Estimate, indices: Integers, seconds: float, listener: Listener) -> Estimate:
         """The estimate ``found``, or a lower rate if too many queries are late at it."""
         rate, tried, held = found.value, list[str](), False
-        for _ in range(_PILOTS):
+        for _ in range(_MAX_PILOTS):
             queries = _pilot_queries(rate, seconds)
             if queries < _PILOT_QUERIES[1]:
                 held = True  # too few queries to find out
@@ -159,7 +159,7 @@ class Server(MeasuredScenario):
             if held := late <= allowed:
                 break
             tried.append(f"{rate:.4g}")
-            rate *= _STEP
+            rate *= _PILOT_FACTOR
         words = f", and less since too many were late at {' and '.join(tried)}" if tried else ""
         remark = found.remark if held else f"too many queries were late at {tried[-1]} queries/s and all higher rates"
         return replace(found, value=rate, how=found.how + words, per_second=rate, remark=remark)

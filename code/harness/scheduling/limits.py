@@ -106,7 +106,7 @@ def choose_limits(
     start = clock()
     bench = _Bench(sut, indices, on_batch, clock)
     shapes = {limits: [limits.shape(length) for length in lengths] for limits in tried}
-    left = _quick(bench, shapes)
+    left = _warmed_up(bench, shapes)
     if len(left) < 2:
         return LimitChoice(own, {}, "a batch takes too long to compare several")
     cost: dict[Limits, list[float]] = {limits: [] for limits in left}
@@ -134,7 +134,7 @@ def choose_limits(
     return LimitChoice(chosen, seconds, why)
 
 
-def _quick(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limits]:
+def _warmed_up(bench: _Bench, shapes: Mapping[Limits, Sequence[Shape]]) -> list[Limits]:
     """Run each shape once, as warm-up: the limits, up to the first whose batches are too slow to compare."""
     ran: dict[Shape, float] = {}
     quick: list[Limits] = []

@@ -141,18 +141,18 @@ class _ResolvedSettings:
 def _chosen(request: RunRequest, model: Model, scenario: str) -> _ResolvedSettings:
     engine = choose("engine", ENGINES, request.engine) if request.engine else None
     if not request.measurements_dir or request.tuned is False:
-        return _untuned(request, model, engine)
+        return _without_tuning(request, model, engine)
     place = tuned.folder(request.measurements_dir, request.system, model.official_name, scenario)
     record, remark = _tuned(place, model, engine, request)
     if record is None:
-        plain = _untuned(request, model, engine)
+        plain = _without_tuning(request, model, engine)
         return replace(plain, remarks=(remark, *plain.remarks)) if remark else plain
     options = tuned.merged(request.options, record)
     remark = f"{remark}: {record.engine}, {tuned.words(options)}"
     conf = request.user_conf or default_conf()
     why = _why_rate_unusable(record, model.benchmark, options, request.dataset, request.samples)
     official = request.official or request.rehearsal
-    if official and find_scenario(scenario).one_query and _as_tuned(place, record, model.benchmark):
+    if official and find_scenario(scenario).one_query and _rate_unedited(place, record, model.benchmark):
         why = why or "an official run measures its own, so that it takes no longer than necessary"
     if why:
         remark += f"; its {record.key} is not used, since {why}"
@@ -162,7 +162,7 @@ def _chosen(request: RunRequest, model: Model, scenario: str) -> _ResolvedSettin
     return _ResolvedSettings(record.engine, options, conf, chosen, place / tuned.FILE, (remark,))
 
 
-def _untuned(request: RunRequest, model: Model, engine: str | None) -> _ResolvedSettings:
+def _without_tuning(request: RunRequest, model: Model, engine: str | None) -> _ResolvedSettings:
     """The user's engine and options, else the fastest engine that is installed for the model."""
     conf = request.user_conf or default_conf()
     if engine:
@@ -270,7 +270,7 @@ def _why_rate_unusable(
     return None
 
 
-def _as_tuned(place: Path, record: tuned.Tuned, benchmark: str) -> bool:
+def _rate_unedited(place: Path, record: tuned.Tuned, benchmark: str) -> bool:
     """Whether user.conf still has the value that tuning found, unedited."""
     line = read_user_conf(place / tuned.CONF).lookup(benchmark, record.scenario, record.key)
     return line is not None and float(line.value) == float(f"{record.value:.6g}")

@@ -139,7 +139,7 @@ def _model(model: Model) -> str:
 
 
 def _absolute(value: Value | None) -> Value | None:
-    """The path of a file or folder that exists here; a name stays as it is."""
+    """The path of a file or folder that exists here; a name stays unchanged."""
     if not isinstance(value, str) or value in _known() or not user_path(value).exists():
         return value
     return str(user_path(value).resolve())
@@ -259,7 +259,7 @@ def _options() -> dict[str, object]:
 
 
 def _located(key: str, value: Value, folder: Path | None) -> Value:
-    """A path relative to the file's folder; a name stays as it is."""
+    """A path relative to the file's folder; a name stays unchanged."""
     if folder is None or not isinstance(value, str):
         return value
     path = folder / user_path(value)

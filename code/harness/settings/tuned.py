@@ -23,7 +23,7 @@ from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
 
 FILE, CONF = "tuned.json", "user.conf"
 _CURE = "tune again, or delete it."
-_TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
+_TUNED_TOGETHER = {"streams", "threads", "instances", "scheduler", "pin"}
 """Options that were tuned for each other: if the user sets one of them, none of the tuned ones is used."""
 
 
@@ -195,8 +195,8 @@ def write(place: Path, tuned: Tuned, conf: str) -> None:
 
 
 def merged(options: Mapping[str, str], tuned: Tuned) -> dict[str, str]:
-    """The tuned options, replaced by the user's where both exist; of `_TOGETHER`, all are the user's if one is."""
-    alone = _TOGETHER if _TOGETHER & options.keys() else set()
+    """The tuned options, replaced by the user's; if one of `_TUNED_TOGETHER` is the user's, all of them are."""
+    alone = _TUNED_TOGETHER if _TUNED_TOGETHER & options.keys() else set()
     return {**{name: value for name, value in tuned.options.items() if name not in alone}, **options}
 
 

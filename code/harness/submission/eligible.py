@@ -51,7 +51,7 @@ def _of_models(submission: Submission, found: Sequence[Tests]) -> Sequence[Tests
     for text, wanted in models.items():
         if not any(map(wanted.fits, chosen)) and wanted.filed not in lower:
             known = {record.model.name for tests in found for record in tests.records.values()}
-            raise _nothing(submission, text, text, known)
+            raise _no_results_error(submission, text, text, known)
     return chosen
 
 
@@ -62,7 +62,7 @@ def _of_scenarios(submission: Submission, found: Sequence[Tests]) -> list[Tests]
     for scenario in named:
         if scenario not in known | {target.scenario for target in sources}:
             models = f"{' and '.join(submission.models)} in " if submission.models else ""
-            raise _nothing(submission, f"{models}{scenario}", scenario, known)
+            raise _no_results_error(submission, f"{models}{scenario}", scenario, known)
     kept = {*sources.values()}
     return [tests for tests in found if not named or tests.scene.scenario in named or tests.scene in kept]
 
@@ -79,7 +79,7 @@ def _sources(submission: Submission, found: Sequence[Tests]) -> Iterator[tuple[S
                 yield target, source
 
 
-def _nothing(submission: Submission, what: str, text: str, known: Iterable[str]) -> ConfigError:
+def _no_results_error(submission: Submission, what: str, text: str, known: Iterable[str]) -> ConfigError:
     systems = ", ".join(submission.systems)
     return ConfigError(f"there are no official results of {what} on {systems}: {did_you_mean(text, sorted(known))}")
 
@@ -142,7 +142,7 @@ def only_open(submission: Submission, tests: Tests, notes: ModelNotes, path: Pat
 
 
 def _instead(required: Container[str]) -> str:
-    """What to do about a scenario that the closed division lacks; if it has none, the open division has none either."""
+    """The advice for a scenario that the closed division lacks; if that has none, the open one has none either."""
     return "use DIVISION=open" if required else "only systems of type edge, or datacenter,edge, can submit it"
 
 

@@ -80,7 +80,7 @@ def package(request: PackageRequest) -> Packaged:
     if not results:
         raise CheckFailed("\n".join(["nothing is left to package.", *selected.left_out]))
     code = [*project_sources(results), *engines]
-    _name_untracked(code)
+    _warn_untracked(code)
     output = submission.output
     with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
         try:
@@ -98,7 +98,7 @@ def package(request: PackageRequest) -> Packaged:
     return Packaged(submission, folder, found, results, tarball, digest, selected.left_out)
 
 
-def _name_untracked(code: Sequence[Source]) -> None:
+def _warn_untracked(code: Sequence[Source]) -> None:
     """Warn of files that the package publishes although git does not track them."""
     if files := untracked(code):
         shown = ", ".join(map(str, files[:_MAX_LISTED_FILES])) + (

@@ -39,7 +39,7 @@ class PackageRequest:
 
 @dataclass(frozen=True)
 class Submission:
-    """What to package, from where, and for whom."""
+    """The content of a package, its source and its submitter."""
 
     division: str
     submitter: str

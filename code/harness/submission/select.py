@@ -119,7 +119,7 @@ def _select(submission: Submission, tests: Tests, selection: Selection) -> None:
         selection.problems += _mismatches(test, tests.folders[test], first, record, results)
     if "performance" in records and "accuracy" in records:
         runs = ScenarioRuns(tests.scene, records.pop("performance"), records.pop("accuracy"), records, notes)
-        selection.problems += _undescribed(runs, path)
+        selection.problems += _note_problems(runs, path)
         selection.runs.append(runs)
 
 
@@ -180,8 +180,8 @@ def _mismatches(test: str, folder: Path, performance: Record, record: Record, re
         yield f"{folder} was compared with results that were replaced later: run {test} again."
 
 
-def _undescribed(runs: ScenarioRuns, path: Path) -> Iterator[str]:
-    """What is missing or wrong in the notes on the model at ``path``."""
+def _note_problems(runs: ScenarioRuns, path: Path) -> Iterator[str]:
+    """The missing or wrong parts of the notes on the model at ``path``."""
     model = runs.performance.model
     yield from (f"{path}: {words}." for words in contradictions(runs.performance, runs.notes))
     if missing := unknown(runs.values):

@@ -71,7 +71,7 @@ def _rehearsed_system(name: str) -> dict[str, Any]:
 def framework(written: str, results: Sequence[ScenarioRuns]) -> str:
     """The field of a system description: as a person wrote it, with the engines that ran and without the others.
 
-    `harness system init` writes all that are installed, and the organisers print the field as it is.
+    `harness system init` writes all that are installed, and the organisers print the field unchanged.
     """
     return _framework(written, _engines(results))
 

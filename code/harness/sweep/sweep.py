@@ -165,10 +165,10 @@ class Sweep:
     def _seconds(self, test: SweepTest) -> float:
         """Expected seconds of a test, by the most similar finished tests of its mode, else by its settings."""
         done = [(test.alike(each), each.took) for each in self.tests if each.took is not None]
-        most = max((alike for alike, _ in done), default=(False,))
-        if not most[0]:
+        closest = max((alike for alike, _ in done), default=(False,))
+        if not closest[0]:
             return _seconds(test.settings)
-        return mean(took for alike, took in done if took is not None and alike == most)
+        return mean(took for alike, took in done if took is not None and alike == closest)
 
     def _run(self, test: SweepTest) -> None:
         """Run a test and record its outcome; one that cannot be run prints the reason and does not stop the others."""

@@ -188,7 +188,7 @@ class Trainer:
         self._timetable.preparing(step)
         if student.pruner and pruning and not student.fixed:
             if pruning.method == "acdc" and step and dense_at(pruning, step) and not dense_at(pruning, step - 1):
-                self._forget()
+                self._reset_momentum()
             evidence = (self._gradients, self._pruned) if prunes_at(pruning, step) else (None, None)
             if student.pruner.step(step, *evidence):
                 student.pruner.apply()
@@ -204,7 +204,7 @@ class Trainer:
         quantisation.observe(self._feed(self._batch(number).feed) for number in range(_OBSERVED_BATCHES))
         quantisation.enable()
 
-    def _forget(self) -> None:
+    def _reset_momentum(self) -> None:
         """Reset the momentum, as AC/DC does at the start of a decompressed phase (arXiv:2106.12379, section 3).
 
         AdamW's state of the pruned layers is removed. While the mask held, the removed weights had no gradients, so

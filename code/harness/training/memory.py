@@ -1,4 +1,4 @@
-"""How many samples fit in memory at once, from measurements of what a forward pass keeps for the backward pass."""
+"""The number of samples that fit in memory at once, from the measured memory that a forward pass keeps for backward."""
 
 from __future__ import annotations
 

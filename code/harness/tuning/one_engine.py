@@ -128,14 +128,14 @@ class EngineTuning:
 
     def score(self, options: Options) -> float:
         """The mean score of the options, without measurements that others disturbed if there are others."""
-        return mean([measurement(measured) for measured in self._of(options)])
+        return mean([measurement(measured) for measured in self._saved_trials(options)])
 
     def value(self, options: Options) -> float:
         """The value of the scenario's key that suits the options: that of the fastest undisturbed measurement.
 
         If all were disturbed, that of the fastest of them, with a warning unless the value is confirmed later.
         """
-        working = [measured for measured in self._of(options) if not measured.failed]
+        working = [measured for measured in self._saved_trials(options) if not measured.failed]
         quiet = [measured.value for measured in working if not measured.disturbed]
         if not quiet and not self.scenario.paced:
             console.warn(
@@ -145,7 +145,7 @@ class EngineTuning:
         values = quiet or [measured.value for measured in working]
         return max(values, key=lambda value: self.scenario.generated(value, 1.0))
 
-    def _of(self, options: Options) -> list[SavedTrial]:
+    def _saved_trials(self, options: Options) -> list[SavedTrial]:
         return [trial.measured for trial in self.trials if trial.options == dict(options)]
 
     def trial(self, options: Options, number: int) -> SavedTrial:

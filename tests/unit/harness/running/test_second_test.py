@@ -64,7 +64,7 @@ INVALID = SimpleNamespace(valid=False)
 
 
 def test_a_rate_of_the_harness_that_missed_the_bound_is_worth_another(settings):
-    assert run._is_worth_another(planned(settings), INVALID)
+    assert run._should_retest(planned(settings), INVALID)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_a_rate_of_the_harness_that_missed_the_bound_is_worth_another(settings):
     ],
 )
 def test_what_the_user_chose_or_cannot_succeed_is_not_repeated(settings, more):
-    assert not run._is_worth_another(planned(settings, **more), INVALID)
+    assert not run._should_retest(planned(settings, **more), INVALID)
 
 
 @pytest.mark.parametrize("changes", [{"missed": 20.0}, {"official": True}, {"mode": "accuracy"}])
 def test_one_more_development_run_is_all(settings, changes):
-    assert not run._is_worth_another(planned(settings.model_copy(update=changes)), INVALID)
-    assert not run._is_worth_another(planned(settings), SimpleNamespace(valid=True))
+    assert not run._should_retest(planned(settings.model_copy(update=changes)), INVALID)
+    assert not run._should_retest(planned(settings), SimpleNamespace(valid=True))
 
 
 def test_the_second_test_has_a_lower_rate_and_says_why(settings, monkeypatch):
