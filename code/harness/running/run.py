@@ -256,14 +256,8 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _MeasuredTest:
         )
     recorder = None if settings.timeline == "off" else Recorder()
     scheduler = scenario.scheduler(session.complete, recorder)
-    test = WatchedTest(
-        settings=settings,
-        ready=ready,
-        load=planned.load,
-        scheduler=scheduler,
-        overload=_overload(planned, test_settings),
-        recorder=recorder,
-    )
+    overload = _overload(planned, test_settings)
+    test = WatchedTest(settings, ready, planned.load, scheduler, overload, recorder)
     with console.Progress("LoadGen", unit="samples") as bar:
         watch = Watch(test, heartbeat, bar)
         if recorder:

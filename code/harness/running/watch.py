@@ -20,7 +20,7 @@ _LOADGEN_SECONDS_PER_QUERY = 2e-6  # at most, to generate a query and, at the en
 _SETTLING_SECONDS = 2.0  # until a test's rate says how long it will take
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WatchedTest:
     """The test that LoadGen runs, and what shows how it goes."""
 
