@@ -21,8 +21,8 @@ from bert.features import build_features
 from bert.squad import Question, Squad, read_squad
 from bert.vocabulary import VOCAB
 from harness.catalog.datasets import find_dataset
-from harness.host import console
 from harness.host.machine import core_count, cpu_model
+from harness.terminal import console
 
 
 def data_speed(dataset: str | None) -> tuple[float, int, float, int]:

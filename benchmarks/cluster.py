@@ -31,7 +31,6 @@ from benchmarks.common import apart, command, spread
 from harness.catalog import manifests
 from harness.cluster.link import Link
 from harness.cluster.messages import DATA, INDICES, Answers, NodeReady, NodeRequest, Parcel
-from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.host.supervise import Beat
 from harness.machines import hosts, ray_link
@@ -42,6 +41,7 @@ from harness.results.parts import RecordedEngine, RecordedMachine
 from harness.scenarios.base import Estimate, ShortTest
 from harness.scheduling.peak import highest_passing
 from harness.settings.request import RunRequest, resolve
+from harness.terminal import console
 
 _TOKENS, _RESPONSE = 827 // 4, 1654  # of a question: number of int32 tokens, and bytes of its response
 _NODES = "local:2"

@@ -28,9 +28,9 @@ from rich.table import Table
 from benchmarks.simulated_nodes import COSTS, TOKENS, Costs, OfflineNode, Samples, ServerNode, SimulatedMachine, World
 from harness.cluster.messages import INDICES
 from harness.cluster.scheduler import PARCEL_BYTES, ClusterScheduler, OfflineCluster, ServerCluster
-from harness.host import console
 from harness.scheduling.base import Observer, Work
 from harness.task.sut import Responses
+from harness.terminal import console
 
 _MAX_QUERIES = 200_000  # of Server, at most
 _MESSAGE_GAP_SECONDS = 0.0005  # between two messages of Server

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 from harness.errors import HarnessError
-from harness.host import console
 from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation, Prepared
 from harness.preparing.shared import Shared
 from harness.scheduling.limits import Limits
 from harness.settings.request import RunRequest, resolve
+from harness.terminal import console
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -40,7 +40,6 @@ from harness.catalog.manifests import Model
 from harness.catalog.models import find_model
 from harness.engines.base import engine_errors
 from harness.errors import ConfigError, HarnessError
-from harness.host import console
 from harness.host.machine import core_count, cpu_model, multiplies_int8
 from harness.host.usage import CoreMeter
 from harness.preparing.prepared import Prepared
@@ -49,6 +48,7 @@ from harness.scenarios.measured import MeasuredScenario
 from harness.scenarios.offline import Offline
 from harness.scheduling.limits import Limits
 from harness.task.shape import Integers
+from harness.terminal import console
 
 _TARGET = "0.97"
 

@@ -30,8 +30,8 @@ from benchmarks.common import command, spread
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.errors import RunFailed
-from harness.host import console
 from harness.host.machine import core_count, cores, cpu_model
+from harness.terminal import console
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
 from resnet50.preprocess import PROFILES, SIDE, PreprocessingProfile, normaliser, pixels

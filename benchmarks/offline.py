@@ -28,13 +28,13 @@ from rich.table import Table
 
 from benchmarks.common import apart, command, prepare_test, spread
 from harness.catalog import manifests
-from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.preparing.prepared import Prepared
 from harness.registry import installed
 from harness.scenarios.base import ShortTest
 from harness.scenarios.offline import Offline
 from harness.task.shape import Array, Shape
+from harness.terminal import console
 
 T = TypeVar("T")
 _ONE_SHAPE = {"deepsparse": {"shapes": 1}}

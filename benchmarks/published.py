@@ -26,12 +26,12 @@ from harness.catalog.manifests import CompressionRecipe
 from harness.catalog.models import fetch_record, find_model, model_file
 from harness.errors import did_you_mean
 from harness.graph import read_graph
-from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.models.build import BuildRequest, build
 from harness.registry import installed
 from harness.settings.fastest import FORM
 from harness.task.shape import Shape
+from harness.terminal import console
 
 _MIN_SAMPLES = 64
 """With fewer samples, the average length would differ from the data set's."""

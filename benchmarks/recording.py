@@ -19,11 +19,11 @@ from rich.table import Table
 
 from benchmarks.common import apart, command, prepare_test, spread
 from harness.catalog import manifests
-from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.registry import SCENARIOS
 from harness.running.recorder import Recorder
 from harness.scenarios.base import ShortTest
+from harness.terminal import console
 
 
 def rates(

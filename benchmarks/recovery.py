@@ -50,15 +50,15 @@ from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings
 from harness.compress.quantise import EngineForm
 from harness.errors import RunFailed
-from harness.host import console
-from harness.host.digest import sha256_of
-from harness.host.files import write_text
+from harness.files.digest import sha256_of
+from harness.files.disk import write_text
 from harness.host.machine import core_count, cpu_model
-from harness.host.validation import validated
 from harness.loadgen.accuracy_log import read_responses
 from harness.models.build import CALIBRATION_SAMPLES
 from harness.models.compression import compress_file
 from harness.registry import LIBRARIES, installed
+from harness.terminal import console
+from harness.validation import validated
 from resnet50.images import find_images
 
 _FOLDER = paths.ROOT / "build" / "recovery"

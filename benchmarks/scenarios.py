@@ -28,7 +28,6 @@ from benchmarks.common import NO_OPTIONS, apart, command, prepare_test, spread
 from harness.catalog import manifests
 from harness.catalog.models import find_model
 from harness.engines.base import Runner
-from harness.host import console
 from harness.host.machine import core_count, cpu_model
 from harness.preparing.prepared import Prepared
 from harness.registry import installed
@@ -39,6 +38,7 @@ from harness.scheduling.base import Complete, StreamThreads, Work
 from harness.scheduling.peak import highest_passing
 from harness.scheduling.stream import StreamScheduler
 from harness.task.shape import Array, Integers
+from harness.terminal import console
 
 Batch = tuple[Runner, Mapping[str, Array]]
 """What runs a batch, and its tensors."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, RunFailed
-from harness.host import console
+from harness.terminal import console
 from harness.training.recipe import Recipe, read_recipe
 
 _METHODS = ("magnitude", "second-order", "layer-wise")

@@ -21,9 +21,9 @@ from bert.squad import Squad, parse_squad
 from bert.vocabulary import read_tokenizer
 from bert.wordpiece import Tokenizer
 from harness.errors import ConfigError
-from harness.host.cache import read_entry, stored
-from harness.host.console import OnProgress
-from harness.host.files import read_input
+from harness.files.cache import read_entry, stored
+from harness.files.disk import read_input
+from harness.terminal.console import OnProgress
 
 _CODE_VERSION = 1  # part of the cache key: increment it whenever the result of build_features changes
 _COLUMNS = {

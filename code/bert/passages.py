@@ -13,7 +13,7 @@ import numpy as np
 from bert.features import CONTEXT_WORD
 from bert.squad import Question, Squad, parse_squad
 from harness.errors import ConfigError
-from harness.host.files import read_input
+from harness.files.disk import read_input
 from harness.task.shape import Integers
 
 

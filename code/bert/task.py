@@ -22,13 +22,13 @@ from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine
 from harness.errors import ConfigError
+from harness.files.disk import user_path, write_bytes
 from harness.graph import Tensor
-from harness.host import console
-from harness.host.console import OnProgress
-from harness.host.files import user_path, write_bytes
 from harness.task.base import ASSUMED, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
+from harness.terminal import console
+from harness.terminal.console import OnProgress
 
 _PADDED_TO = (8, 16, 32, 64, 128)
 """Embeddings are padded to a multiple of one of these, for fast kernels."""

@@ -20,10 +20,10 @@ from bert.vocabulary import read_tokenizer
 from bert.wordpiece import Tokenizer
 from harness.catalog.manifests import datasets
 from harness.errors import ConfigError
-from harness.host import console
 from harness.task.feeds import GraphOnly, feed
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData, alike_order, hold_back
+from harness.terminal import console
 
 _LENGTHS = FeatureParams()
 _MIN_WINDOW_TOKENS = 16

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from bert.wordpiece import SPECIAL, TextNormalisation, Tokenizer
 from harness.errors import ConfigError
-from harness.host.files import read_input
+from harness.files.disk import read_input
 
 VOCAB = Path(__file__).parent / "data" / "vocab.txt"
 CASINGS = ("uncased", "cased")

@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 
 from harness import paths
 from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
-from harness.host import console
-from harness.host.log_file import messages
 from harness.host.supervise import was_interrupted
 from harness.results.finished import TREES, Finished, read
+from harness.terminal import console
+from harness.terminal.log_file import messages
 
 
 @dataclass(frozen=True)

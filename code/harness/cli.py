@@ -25,8 +25,8 @@ from harness.commands import (
     training,
 )
 from harness.errors import HarnessError, on_interrupt, os_words
-from harness.host import console
-from harness.host.streams import keep_streams
+from harness.terminal import console
+from harness.terminal.streams import keep_streams
 
 
 class _Group(TyperGroup):

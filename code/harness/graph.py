@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from harness.errors import ConfigError
-from harness.host.contents import EMPTY, look
-from harness.host.fingerprint import remembered
+from harness.files.contents import EMPTY, look
+from harness.files.fingerprint import remembered
 
 # Numbers of protobuf fields, from onnx.proto.
 _GRAPH, _METADATA_PROPS = 7, 14  # of ModelProto

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ConfigError
-from harness.host.files import write_text
+from harness.files.disk import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import LoggedResponses, counted, read_responses, refuse, run_script
 from resnet50.doubts import label_doubts

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ConfigError, NotOfficial
-from harness.host.files import remove_left_over, staging, write_text
+from harness.files.disk import remove_left_over, staging, write_text
 from resnet50.labels import CLASSES, read_val_map
 
 VAL_MAP = "val_map.txt"

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ConfigError
-from harness.host.files import read_input
+from harness.files.disk import read_input
 
 CLASSES = 1000
 

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from PIL import features
 
 from harness.errors import ConfigError, RunFailed
-from harness.host import console
-from harness.host.cache import stored
-from harness.host.console import OnProgress
-from harness.host.files import remove_left_over
-from harness.host.fingerprint import FileStamp, Fingerprint
+from harness.files.cache import stored
+from harness.files.disk import remove_left_over
+from harness.files.fingerprint import FileStamp, Fingerprint
 from harness.host.machine import core_count
+from harness.terminal import console
+from harness.terminal.console import OnProgress
 from resnet50.preprocess import CODE_VERSION, SIDE, PreprocessingProfile, pixels
 
 SHARD = 1024

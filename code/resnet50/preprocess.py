@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from harness.host.contents import stand_in
+from harness.files.contents import stand_in
 
 SIDE = 224
 _SHORT_SIDE = 256  # 100 * 224 / 87.5 in the reference; stated directly by the others

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.host.fingerprint import Fingerprint
+from harness.files.fingerprint import Fingerprint
 from harness.host.machine import core_count
 from harness.task.qsl import Carrier, SampleLibrary, extended
 from harness.task.shape import Array, Integers, Shape

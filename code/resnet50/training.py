@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from harness.errors import ConfigError
+from harness.files.fingerprint import Fingerprint
 from harness.graph import listing
-from harness.host import console
-from harness.host.fingerprint import Fingerprint
 from harness.host.machine import core_count
 from harness.task.feeds import GraphOnly
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData, hold_back
+from harness.terminal import console
 from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from harness import cli
+from harness.files.digest import sha256_of
 from harness.graph import read_graph
-from harness.host.digest import sha256_of
 from harness.registry import installed
 
 DRAWINGS = "imagenet-synthetic"

@@ -20,8 +20,8 @@ from harness import cli
 from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.errors import Interrupted
+from harness.files.digest import sha256_of
 from harness.graph import read_graph
-from harness.host.digest import sha256_of
 from harness.models.show import sparsity
 from harness.models.weights import RandomWeights
 

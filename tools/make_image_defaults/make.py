@@ -25,7 +25,7 @@ from harness.catalog.manifests import folder, models
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings
 from harness.compress.folding import read_network
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 from harness.models.calibration import Calibration
 from harness.models.compression import compress_model, facts_of
 from resnet50.preprocess import PROFILES, SIDE, normaliser, pixels

@@ -20,16 +20,16 @@ from harness.campaign.done import ExaminedFolder, examine, user_conf_change
 from harness.campaign.lengths import Rates, words
 from harness.campaign.steps import EventLog, InferredResult, Step, StepState
 from harness.errors import ConfigError, Interrupted, on_interrupt, os_words
-from harness.host import console
-from harness.host.cache import stored
-from harness.host.digest import sha256_of
-from harness.host.files import locked, remove_left_over
+from harness.files.cache import stored
+from harness.files.digest import sha256_of
+from harness.files.disk import locked, remove_left_over
 from harness.host.supervise import was_interrupted
 from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
 from harness.running.places import recover
 from harness.running.run import Ended, run_test
+from harness.terminal import console
 
 _MAX_REPEATS = 2  # of a failed compliance test in a rehearsal
 _STARTED = "started"  # an event; when a test ends, the event is named after its state

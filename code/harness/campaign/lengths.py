@@ -7,7 +7,6 @@ from statistics import median
 
 from harness.campaign.steps import Step
 from harness.errors import ConfigError
-from harness.host import console
 from harness.loadgen.conf import read_user_conf
 from harness.results.layout import RUN
 from harness.results.record import Record, read_record
@@ -16,6 +15,7 @@ from harness.running.load import Load
 from harness.scenarios.base import Estimate, Scenario, find_scenario
 from harness.settings import tuned
 from harness.settings.identity import identity
+from harness.terminal import console
 
 _PREPARING_SECONDS = 30.0  # estimated time of a test outside LoadGen, until one has been measured
 _MAX_RUNS = 200  # the newest only: reading more takes time, and older ones come from older versions

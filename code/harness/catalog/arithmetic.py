@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.files.disk import readable
 from harness.graph import Weight, read_nodes, relative
-from harness.host.files import readable
 
 _PRODUCTS = {  # operator: (input that may be a weight, input with its zero point)
     "Conv": ((1, None),),

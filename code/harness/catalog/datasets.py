@@ -11,10 +11,10 @@ from harness.catalog import manifests
 from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import Dataset, DatasetEntry
 from harness.errors import ConfigError, did_you_mean
-from harness.host.digest import sha256_of
-from harness.host.download import RemoteFile, download
-from harness.host.files import readable, staging, user_path
-from harness.host.fingerprint import Fingerprint, combined
+from harness.files.digest import sha256_of
+from harness.files.disk import readable, staging, user_path
+from harness.files.download import RemoteFile, download
+from harness.files.fingerprint import Fingerprint, combined
 from harness.registry import BENCHMARKS
 
 

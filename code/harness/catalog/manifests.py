@@ -9,9 +9,9 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.errors import ConfigError, did_you_mean
-from harness.host.fingerprint import Fingerprint
-from harness.host.validation import first_error
+from harness.files.fingerprint import Fingerprint
 from harness.registry import BENCHMARKS, LIBRARIES
+from harness.validation import first_error
 
 
 class _ManifestEntry(BaseModel):

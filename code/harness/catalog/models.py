@@ -14,10 +14,10 @@ from harness.catalog import manifests
 from harness.catalog.contract import benchmark_class
 from harness.catalog.manifests import FetchRecord, Model, ModelEntry, has_random_weights
 from harness.errors import ConfigError, did_you_mean
+from harness.files.digest import digest_of
+from harness.files.disk import readable, user_path
+from harness.files.fingerprint import Fingerprint, combined, remembered
 from harness.graph import Graph, check_weights, listing, read_graph, read_metadata, weight_files
-from harness.host.digest import digest_of
-from harness.host.files import readable, user_path
-from harness.host.fingerprint import Fingerprint, combined, remembered
 from harness.host.machine import multiplies_int8
 from harness.registry import BENCHMARKS
 

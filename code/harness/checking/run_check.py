@@ -12,10 +12,10 @@ from harness.checking.check import CheckReport, examine
 from harness.checking.final_report import ReportedResult, read_rows
 from harness.checking.official import TABLE, CheckerVerdict, checker_folder, find_checkout, run_checkers
 from harness.checking.rehearsed import excuse
-from harness.host import console
 from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.settings.advised import default_output, package_command
+from harness.terminal import console
 
 _MAX_LISTED_REASONS = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""

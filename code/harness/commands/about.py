@@ -8,7 +8,7 @@ from rich.table import Table
 from harness.commands import completion
 from harness.commands.options import AsJson
 from harness.errors import ConfigError, on_interrupt
-from harness.host import console
+from harness.terminal import console
 
 
 def doctor(

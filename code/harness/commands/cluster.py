@@ -8,7 +8,7 @@ from rich.text import Text
 
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
-from harness.host import console, findings
+from harness.terminal import console, findings
 
 cluster_app = typer.Typer(
     help="Start, stop or check the machines of a cluster, which form one system (docs/cluster.md).",

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
-from harness.host import console
+from harness.terminal import console
 
 
 def options(as_json: AsJson = False) -> None:

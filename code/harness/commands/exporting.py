@@ -39,9 +39,9 @@ def export_mlflow(
 
     This needs MLflow: `make setup MLFLOW=1`.
     """
-    from harness.host import console
     from harness.report.tracking import export
     from harness.results.finished import find
+    from harness.terminal import console
 
     above = runs_dir or paths.ROOT / "build" / "runs"
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (paths.ROOT / "build" / "mlruns").resolve().as_uri()

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, on_interrupt
-from harness.host import console
+from harness.terminal import console
 
 models_app = typer.Typer(help="List, show, fetch, verify, build, compress or train models.", rich_markup_mode="rich")
 
@@ -221,8 +221,8 @@ def models_compress(
     in its metadata, and comes with a report on each layer.
     """
     from harness.compress.compress import CompressSettings
-    from harness.host.validation import validated
     from harness.models.compression import REPORT, compress_file, table
+    from harness.validation import validated
 
     values = {"sparsity": sparsity, "block": block, "precision": precision, "method": method, "engine": engine}
     values |= {"keep": tuple(keep or ()), "tolerance": tolerance, "input": images}

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness import paths
 from harness.commands import options
-from harness.host import console
+from harness.terminal import console
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from rich.table import Table
 from harness.commands.models import BenchmarkOptions, For
 from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, Interrupted, MissingDependencyError
-from harness.host import console
-from harness.host.files import user_path
+from harness.files.disk import user_path
 from harness.paths import advice
+from harness.terminal import console
 
 if TYPE_CHECKING:
     from harness.training.train import Trained

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.compliance.verify import Verdict, baseline_log, verify_accuracy, verify_delta, verify_performance
 from harness.errors import ConfigError
-from harness.host.files import write_text
+from harness.files.disk import write_text
 from harness.loadgen.logs import ACCURACY, DETAIL, read_detail
 from harness.results.layout import BASELINE, COMPLIANCE, RUN_1, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.rules.audits import find_audit

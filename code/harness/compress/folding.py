@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from harness.compress.network import LINEAR
 from harness.errors import ConfigError
-from harness.host.files import staging
+from harness.files.disk import staging
 
 _MIN_OPSET = 10
 

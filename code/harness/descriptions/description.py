@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
-from harness.host.files import read_input, write_text
+from harness.files.disk import read_input, write_text
 from harness.host.hardware import describe_hardware
 from harness.host.machine import default_system_name, package_version
 from harness.machines.hosts import Hosts

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.host import sysfs
-from harness.host.findings import BAD, GOOD, WARNING, Finding
 from harness.host.memory import memory_limit, sizes
 from harness.host.sysfs import CPUS, numbered, online_cpus, place, read
 from harness.host.usage import cpu_quota
+from harness.terminal.findings import BAD, GOOD, WARNING, Finding
 
 _SETS = {
     "AVX2": ("avx2",),

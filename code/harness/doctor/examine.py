@@ -17,9 +17,9 @@ from types import ModuleType
 
 from harness.doctor import environment, folders, installation
 from harness.errors import HarnessError, os_words
-from harness.host import findings
-from harness.host.findings import BAD, STYLES, WARNING, Finding
 from harness.paths import CHECKOUT, ROOT
+from harness.terminal import findings
+from harness.terminal.findings import BAD, STYLES, WARNING, Finding
 
 Check = tuple[str, Callable[[], Iterator[Finding]]]
 
@@ -106,7 +106,7 @@ def main() -> int:
 def _console() -> ModuleType | None:
     """The project's console; None if its packages are missing."""
     try:
-        from harness.host import console
+        from harness.terminal import console
     except Exception:  # noqa: BLE001  whatever a wrong Python or a broken package raises
         return None
     return console

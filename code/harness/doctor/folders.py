@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from harness.host.findings import BAD, GOOD, WARNING, Finding, finding_from_error
+from harness.terminal.findings import BAD, GOOD, WARNING, Finding, finding_from_error
 
 _WRITTEN = ("build", "results", "compliance", "measurements", "systems")
 _MINIMUM_DISK, _ENOUGH_DISK = 200 * 2**20, 5 * 2**30

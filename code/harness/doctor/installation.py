@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 
 from harness import paths
-from harness.host.findings import BAD, GOOD, WARNING, Finding
+from harness.terminal.findings import BAD, GOOD, WARNING, Finding
 
 OLDEST, NEWEST = (3, 11), (3, 13)
 RECREATE = paths.advice("`rm -rf .venv && make setup`", paths.SETUP)

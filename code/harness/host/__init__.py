@@ -1,1 +1,1 @@
-"""This machine: its terminal, files, processes and hardware."""
+"""This machine: its processors, memory, clock, energy and processes."""

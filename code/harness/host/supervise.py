@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from harness.errors import HarnessError, os_words
-from harness.host import console
 from harness.host.parent import end_with_parent
-from harness.host.streams import keep_streams
+from harness.terminal import console
+from harness.terminal.streams import keep_streams
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after any other signal it is 128 + the signal's number, which for SIGHUP is 129."""

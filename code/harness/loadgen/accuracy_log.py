@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import CheckFailed, ConfigError, HarnessError, on_interrupt
-from harness.host import console
-from harness.host.files import read_input
+from harness.files.disk import read_input
+from harness.terminal import console
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from statistics import median
 import numpy as np
 
 from harness.errors import HarnessError
-from harness.host.findings import BAD, GOOD, WARNING, Finding
 from harness.host.usage import CoreUse, Reading
 from harness.machines.actor_link import RayLink
 from harness.machines.hosts import Hosts
 from harness.machines.ray_link import RayCluster
+from harness.terminal.findings import BAD, GOOD, WARNING, Finding
 
 _ROUND_TRIPS = 100
 _PAYLOAD_BYTES = 16 << 20  # to measure bandwidth

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import ConfigError, RunFailed
-from harness.host.digest import sha256_of
-from harness.host.files import staging
+from harness.files.digest import sha256_of
+from harness.files.disk import staging
 from harness.paths import ROOT
 
 CACHE = ROOT / "build" / "cluster"

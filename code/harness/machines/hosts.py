@@ -19,9 +19,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import ConfigError
-from harness.host.files import read_toml
-from harness.host.validation import first_error
+from harness.files.disk import read_toml
 from harness.paths import ROOT
+from harness.validation import first_error
 
 LOCAL = "local:"
 """Prefix of a setting that asks for nodes on this machine, as in "local:2"."""

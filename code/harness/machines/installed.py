@@ -2,9 +2,9 @@
 
 import socket
 
+from harness.files.digest import sha256_of
+from harness.files.disk import readable
 from harness.host import machine
-from harness.host.digest import sha256_of
-from harness.host.files import readable
 from harness.machines.check import Facts
 from harness.paths import MODELS_DIR
 from harness.settings.identity import code_digest

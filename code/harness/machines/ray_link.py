@@ -22,7 +22,6 @@ import psutil
 from harness.cluster.link import Link
 from harness.cluster.messages import NodeRequest
 from harness.errors import ConfigError, MissingDependencyError, RunFailed
-from harness.host import console
 from harness.host.supervise import Beat
 from harness.machines import tls
 from harness.machines.actor import NodeActor, Sentinel
@@ -31,6 +30,7 @@ from harness.machines.heartbeats import Heartbeats
 from harness.machines.hosts import Hosts
 from harness.machines.launch import TOKEN, LocalCluster, credentials, head_address, set_environment
 from harness.paths import advice
+from harness.terminal import console
 
 _INSTALL = advice("run `make setup CLUSTER=1`", "`pip install 'ray>=2.60,<3'`")
 _JOINING_SECONDS = 240.0  # until all nodes have joined and their processes have started

@@ -13,11 +13,11 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import model_file
 from harness.errors import ConfigError, did_you_mean
-from harness.host import console
-from harness.host.files import remove_left_over, staging, write_bytes
-from harness.host.validation import validated
+from harness.files.disk import remove_left_over, staging, write_bytes
 from harness.models.made import check_output, existing_metadata
 from harness.models.weights import Checkpoint, RandomWeights, Weights
+from harness.terminal import console
+from harness.validation import validated
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -11,10 +11,10 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.compress.network import Feed
 from harness.errors import ConfigError
-from harness.host import console
-from harness.host.validation import validated
 from harness.task.base import Benchmark, find_benchmark
 from harness.task.feeds import GraphOnly, feed
+from harness.terminal import console
+from harness.validation import validated
 
 _BATCH_SIZE = 8
 

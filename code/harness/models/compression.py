@@ -19,12 +19,12 @@ from harness.compress.network import Network, is_quantised
 from harness.compress.report import CompressionReport
 from harness.compress.scaling import Scaling
 from harness.errors import ConfigError
+from harness.files.disk import check_writable, remove_left_over, write_bytes, write_text
 from harness.graph import listing, read_graph
-from harness.host import console
-from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
 from harness.models.calibration import Calibration, calibration, check_calibration
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import Benchmark
+from harness.terminal import console
 
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
 """Metadata on how training changed the weights; later steps keep it."""

@@ -20,12 +20,12 @@ from harness.catalog.manifests import FetchRecord, Model, ModelEntry, has_random
 from harness.catalog.models import IdentifiedModel, KnownModel, find_model, known_models, model_file
 from harness.compress.network import is_quantised
 from harness.errors import ConfigError, MissingDependencyError, RunFailed, did_you_mean
+from harness.files.digest import sha256_of
+from harness.files.disk import remove_left_over, staging, write_text
+from harness.files.download import NotDelivered, RemoteFile, download, download_lock
 from harness.graph import check_weights, listing, relative
-from harness.host import console
-from harness.host.digest import sha256_of
-from harness.host.download import NotDelivered, RemoteFile, download, download_lock
-from harness.host.files import remove_left_over, staging, write_text
 from harness.models.archives import is_archive, unpack
+from harness.terminal import console
 
 _ZOO_SECONDS = 900
 _ZOO = """

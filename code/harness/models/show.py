@@ -12,7 +12,7 @@ from harness.catalog import manifests
 from harness.catalog.arithmetic import product_weights
 from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError
-from harness.host import console
+from harness.terminal import console
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

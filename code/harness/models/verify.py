@@ -6,7 +6,7 @@ from harness.catalog import manifests
 from harness.catalog.contract import benchmark_class
 from harness.catalog.models import fetch_record, identify_model, model_file
 from harness.errors import ConfigError, did_you_mean
-from harness.host import console
+from harness.terminal import console
 
 
 def verify(names: Sequence[str]) -> tuple[list[str], list[str]]:

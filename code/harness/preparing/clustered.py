@@ -14,8 +14,7 @@ from harness.cluster.scenarios import Clustered, clustered
 from harness.cluster.system import HeldByNodes, check_alike, engine_of, round_trip
 from harness.engines.base import find_engine
 from harness.errors import ConfigError
-from harness.host import console
-from harness.host.files import native
+from harness.files.disk import native
 from harness.host.supervise import Beat
 from harness.machines import hosts
 from harness.preparing.local import announce, open_samples
@@ -26,6 +25,7 @@ from harness.results.parts import RecordedEngine
 from harness.scenarios.base import Listener, WarmUp, find_scenario
 from harness.settings.identity import code_digest
 from harness.settings.run import THREADS, RunSettings
+from harness.terminal import console
 
 Connect = Callable[[str, NodeRequest, Beat], Sequence[Link]]
 """Returns links to the nodes that a setting names, each ready."""

@@ -13,14 +13,14 @@ from pathlib import Path
 from harness.catalog.arithmetic import read_arithmetic
 from harness.engines.base import find_engine
 from harness.errors import ConfigError
+from harness.files.cache import stored
+from harness.files.fingerprint import Fingerprint
 from harness.graph import read_metadata
-from harness.host import console
-from harness.host.cache import stored
-from harness.host.fingerprint import Fingerprint
 from harness.host.memory import available
 from harness.results.parts import RecordedConversion
 from harness.settings.identity import code_digest
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 _MAX_FILE_BYTES = 2**31 - 1
 """Bytes of the largest file that ONNX can hold without external tensors."""

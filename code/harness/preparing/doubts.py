@@ -1,8 +1,8 @@
 """Signs that a setting does not belong to the model."""
 
-from harness.host import console
 from harness.preparing.prepared import Prepared
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 
 def warn_of_doubts(settings: RunSettings, ready: Prepared) -> tuple[str, ...]:

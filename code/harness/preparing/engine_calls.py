@@ -4,10 +4,10 @@ from pydantic import ValidationError
 
 from harness.engines.base import Engine, EngineSettings
 from harness.errors import EngineError
-from harness.host import console
-from harness.host.validation import first_error
 from harness.results.parts import RecordedEngine
 from harness.settings.run import RunSettings
+from harness.terminal import console
+from harness.validation import first_error
 
 
 def close(engine: Engine, consequence: str) -> None:

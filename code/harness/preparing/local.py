@@ -9,9 +9,9 @@ import numpy as np
 from harness.catalog.manifests import Dataset
 from harness.engines.base import Engine, EngineSettings, engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
+from harness.files.disk import native
 from harness.graph import read_nodes
-from harness.host import console, memory
-from harness.host.files import native
+from harness.host import memory
 from harness.host.supervise import Beat
 from harness.preparing import engine_calls
 from harness.preparing.conversion import Conversion, conversion
@@ -23,6 +23,7 @@ from harness.scheduling.compiling import DEVELOPMENT_COMPILE_SECONDS
 from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
+from harness.terminal import console
 
 _REPLACED = "another number of streams is used"
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from harness.catalog.manifests import Dataset, Model
 from harness.cluster.messages import NodeReady, NodeRequest
 from harness.cluster.node import Node
-from harness.host.files import readable
-from harness.host.fingerprint import Fingerprint, combined
+from harness.files.disk import readable
+from harness.files.fingerprint import Fingerprint, combined
 from harness.host.supervise import Beat
 from harness.machines.files import Needed, located
 from harness.paths import CACHE_DIR

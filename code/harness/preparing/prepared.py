@@ -9,7 +9,7 @@ from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import Dataset
 from harness.cluster.link import Link
 from harness.engines.base import Engine
-from harness.host.fingerprint import Fingerprint, check_unchanged
+from harness.files.fingerprint import Fingerprint, check_unchanged
 from harness.host.supervise import Beat
 from harness.loadgen.logs import Detail
 from harness.preparing import engine_calls

@@ -7,9 +7,9 @@ to meet the bound; fewer streams, with more cores each, may then meet it.
 from collections.abc import Callable, Sequence
 
 from harness.engines.base import Engine, EngineSettings
-from harness.host import console
 from harness.scenarios.base import Listener, Scenario
 from harness.task.shape import Integers
+from harness.terminal import console
 
 _SPACE_FACTOR = 2  # memory for an engine's own copy of the weights, as a multiple of the file's size
 Build = Callable[[EngineSettings], Scenario]

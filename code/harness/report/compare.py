@@ -10,12 +10,12 @@ from pydantic import JsonValue
 from rich.table import Table
 
 from harness.errors import ConfigError
-from harness.host import console
 from harness.report.facts import OBSERVED, flat, latency_name, ratio_text
 from harness.report.noise import ASKED_RATE, Quantity, Side, SpeedVerdict, latency, not_comparable, speed_verdict
 from harness.results.finished import locate, record_in, timeline
 from harness.results.record import Record
 from harness.scenarios.base import find_scenario
+from harness.terminal import console
 
 _NO_SETTINGS = frozenset(
     {"agreement", "command", "digests", "identity", "notice", "reasons", "reference", "result", "time", "valid"}

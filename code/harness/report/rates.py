@@ -8,10 +8,10 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import ConfigError
-from harness.host import console
 from harness.results.finished import Finished
 from harness.settings import tuned
 from harness.settings.tuned import Rate, Tuned
+from harness.terminal import console
 
 VALID, SHORT, LATE = "VALID", "within the bound, too few queries", "over the bound"
 """The outcomes of a tuning's test."""

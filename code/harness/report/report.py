@@ -5,8 +5,7 @@ from pathlib import Path
 
 from harness import paths
 from harness.errors import ConfigError
-from harness.host import console
-from harness.host.files import write_bytes, write_text
+from harness.files.disk import write_bytes, write_text
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY, TRACE
 from harness.report import text
 from harness.report.parquet import as_parquet
@@ -15,6 +14,7 @@ from harness.results.layout import CONF, RUN, SCORES
 from harness.results.profile import PROFILE
 from harness.results.timeline import TIMELINE
 from harness.settings.runfile import RUNFILE
+from harness.terminal import console
 
 FORMATS = ("html", "md", "csv", "json", "parquet")
 TO_FILES = {"html": "report.html", "parquet": "runs.parquet"}

@@ -19,11 +19,11 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from harness.errors import ConfigError, MissingDependencyError
-from harness.host import console
 from harness.loadgen.logs import SUMMARY
 from harness.report import facts
 from harness.report.text import rows
 from harness.results.finished import Finished
+from harness.terminal import console
 
 RUN, DIGEST = "harness.run", "harness.digest"
 """The tags for a run's name, and for the digest that identifies it: sha256 over its settings, time and result."""

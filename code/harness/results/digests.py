@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import BASELINE, COMPLIANCE, CONF, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE
 from harness.results.record import Record

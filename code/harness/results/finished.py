@@ -13,7 +13,6 @@ from pydantic import JsonValue
 from harness import paths
 from harness.catalog import manifests
 from harness.errors import ConfigError, RunFailed, did_you_mean
-from harness.host import console
 from harness.loadgen.logs import DETAIL, read_detail
 from harness.results.layout import RUN
 from harness.results.profile import PROFILE, Profile, read_profile
@@ -21,6 +20,7 @@ from harness.results.record import Record, RecordedModel, read_record
 from harness.results.timeline import TIMELINE, Timeline, read_timeline
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.scenarios.base import Metric, Scenario, find_scenario
+from harness.terminal import console
 
 TREES = (paths.ROOT, REHEARSAL_TREE)
 """The folders that contain results/ and compliance/."""

@@ -7,8 +7,8 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from harness.host import console
 from harness.results.parts import Part
+from harness.terminal import console
 
 PROFILE = "profile.json"
 

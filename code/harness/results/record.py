@@ -11,8 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue, ValidationError, model_valida
 
 from harness.catalog.manifests import Model
 from harness.errors import ConfigError
-from harness.host.digest import sha256_of
-from harness.host.validation import first_error
+from harness.files.digest import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL
 from harness.results.layout import RUN, RUN_1
 from harness.results.parts import (
@@ -29,6 +28,7 @@ from harness.results.parts import (
 from harness.rules.audits import AUDITS
 from harness.scenarios.base import Metric
 from harness.task.base import Choice
+from harness.validation import first_error
 
 
 class Identity(Part):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.host import console
+from harness.terminal import console
 
 TIMELINE = "timeline.npz"
 FORMAT = 2

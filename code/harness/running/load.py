@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError
-from harness.host import console, memory
+from harness.host import memory
 from harness.loadgen.conf import ConfEntry, UserConf, min_queries
 from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Scenario
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 _MAX_SECONDS = 4e9  # LoadGen counts in 64-bit nanoseconds, and doubles the duration
 _TOO_LONG, _HOUR = 100, 3600.0  # a test of over an hour ends at once if it takes this many times as long as requested

@@ -11,10 +11,9 @@ from rich.table import Table
 
 from harness import __version__
 from harness.catalog.manifests import Dataset
-from harness.host import console
+from harness.files.disk import shown
 from harness.host.clock import Timing
 from harness.host.energy import Energy
-from harness.host.files import shown
 from harness.host.usage import CoreUse
 from harness.loadgen.logs import Detail
 from harness.preparing.conversion import Conversion
@@ -45,6 +44,7 @@ from harness.scheduling.base import Counters
 from harness.settings.identity import code_digest, command
 from harness.settings.run import RunSettings
 from harness.task.base import Accuracy, Choice
+from harness.terminal import console
 
 _PRINTED_KEYS = ("scenario", "mode", "audit", "for_submission", "notice", "model", "dataset", "engine", "result")
 """The keys of the record that `--json` prints."""

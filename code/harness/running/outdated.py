@@ -4,12 +4,12 @@ import os
 import shutil
 
 from harness.errors import ConfigError
-from harness.host import console
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 from harness.results.layout import RUN, RUN_1, Classic
 from harness.results.record import read_record, reference
 from harness.rules.audits import AUDITS
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 
 def set_aside(settings: RunSettings) -> None:

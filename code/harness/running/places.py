@@ -15,11 +15,11 @@ from itertools import count
 from pathlib import Path
 
 from harness.errors import ConfigError, RunFailed
-from harness.host import console
-from harness.host.files import claim, remove_left_over, room_for, staging, sync, sync_entry
+from harness.files.disk import claim, remove_left_over, room_for, staging, sync, sync_entry
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import CONF, RUN, RUN_1, SCORES
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 BeforeMove = Callable[[Path, Path], None]
 """Called with a finished folder and its new path, right before the folder is renamed."""

@@ -20,9 +20,7 @@ from rich.table import Table
 from harness.engines.base import engine_errors, find_engine
 from harness.engines.profiler import NodeTotal, Profiler, Times
 from harness.errors import RunFailed
-from harness.host import console
-from harness.host.files import shown, write_text
-from harness.host.streams import native_output_dropped
+from harness.files.disk import shown, write_text
 from harness.host.supervise import Beat
 from harness.preparing.prepared import Prepared, patience
 from harness.results.profile import PROFILE, NodeTime, OperatorTime, Profile
@@ -30,6 +28,8 @@ from harness.running.recorder import Recorder
 from harness.scheduling.cost import full_batch
 from harness.settings.run import RunSettings
 from harness.task.shape import Shape
+from harness.terminal import console
+from harness.terminal.streams import native_output_dropped
 
 _BATCH_SECONDS, _MIN_BATCHES, _MAX_BATCHES = 5.0, 4, 16  # seconds that the batches took in the test
 _SAVED_NODES, _SHOWN_OPERATORS = 10, 5  # nodes in the file; operators on the terminal

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from harness.host import console
-from harness.host.pace import Pace
 from harness.running.load import Load
 from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters
+from harness.terminal import console
+from harness.terminal.pace import Pace
 
 _RATE_AFTER = 0.5  # seconds until a rate is meaningful
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.host import console
 from harness.host.usage import reading
 from harness.results.timeline import FORMAT, TIMELINE
 from harness.scheduling.base import Work
 from harness.task.shape import Floats, Integers, Shape
+from harness.terminal import console
 
 _ROW = Struct("=dd5I")
 _FIELDS = np.dtype(

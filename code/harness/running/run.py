@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.errors import RunFailed
-from harness.host import console
+from harness.files.disk import native
+from harness.files.fingerprint import check_unchanged, combined
 from harness.host.clock import Timing
 from harness.host.energy import Energy
-from harness.host.files import native
-from harness.host.fingerprint import check_unchanged, combined
-from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised
 from harness.host.usage import CoreUse
 from harness.loadgen.conf import UserConf, check_official, read_user_conf
@@ -51,6 +49,8 @@ from harness.settings.identity import code_digest, identity
 from harness.settings.run import RunSettings
 from harness.settings.runfile import RUNFILE, written
 from harness.task.base import Accuracy
+from harness.terminal import console
+from harness.terminal.streams import native_output_dropped
 
 if TYPE_CHECKING:
     from mlperf_loadgen import TestSettings

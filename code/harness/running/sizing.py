@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from harness.host import console
 from harness.loadgen.conf import OWN, UserConf, min_queries
 from harness.preparing.prepared import Prepared
 from harness.running.load import Load, span
 from harness.scenarios.base import Estimate, find_scenario
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 _RETEST_FACTOR = 0.6  # for a second test after one that missed the bound
 _LARGE_QUERY_SAMPLES = 200_000  # an Offline query of more samples is worth a measurement of some seconds first

@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 
-from harness.host import console
 from harness.host.energy import Energy, EnergyMeter
 from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter, CoreUse
@@ -15,6 +14,7 @@ from harness.running.recorder import Recorder
 from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overload
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 _LOADGEN_SECONDS_PER_QUERY = 2e-6  # at most, to generate a query and, at the end, to sort its latency
 _SETTLING_SECONDS = 2.0  # until a test's rate says how long it will take

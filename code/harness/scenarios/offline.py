@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.host import console
 from harness.host.usage import CoreMeter
 from harness.loadgen.logs import Detail
 from harness.rules.limits import MIN_DURATION_MS
@@ -18,6 +17,7 @@ from harness.scheduling.limits import LimitChoice, Limits, alternatives, choose_
 from harness.scheduling.offline import MeasuredRate, OfflineScheduler, expected_seconds, measure_rate
 from harness.task.shape import Integers, Shape
 from harness.task.sut import SUT
+from harness.terminal import console
 
 _MEASURING_SECONDS = (2.0, 4.0, 20.0)  # of measuring: minimum, usual, and before a test of ten minutes
 _ROUGHLY_SECONDS = 0.5  # of measuring a rate that only divides work

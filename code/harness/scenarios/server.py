@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from harness.host import console
 from harness.loadgen.logs import Detail
 from harness.rules.early_stopping import needed_queries
 from harness.scenarios.base import MAX_DEVELOPMENT_SECONDS, Estimate, Listener, Metric, RunShortTest, ShortTest, Trial
@@ -18,6 +17,7 @@ from harness.scheduling.pilot import late_queries
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
+from harness.terminal import console
 
 _MAX_QUERIES_PER_NS = 30.0  # with more, LoadGen's gaps are then 0
 _LATE_QUERIES = ((20, 120.0), (10, 300.0), (3, math.inf))

@@ -10,9 +10,9 @@ from pydantic import BaseModel, JsonValue
 
 from harness.catalog.contract import BenchmarkSettings
 from harness.catalog.manifests import folder, models
-from harness.host.digest import sha256_of
-from harness.host.files import readable
-from harness.host.fingerprint import Fingerprint
+from harness.files.digest import sha256_of
+from harness.files.disk import readable
+from harness.files.fingerprint import Fingerprint
 from harness.paths import CODE
 from harness.registry import BENCHMARKS
 from harness.results.layout import CONF

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from harness.catalog.contract import BenchmarkSettings
 from harness.engines.base import Engine, EngineSettings, find_engine
 from harness.errors import ConfigError, did_you_mean
-from harness.host.validation import validated
 from harness.registry import BENCHMARKS, ENGINES
 from harness.task.base import Benchmark, find_benchmark
+from harness.validation import validated
 
 
 def options_help() -> list[tuple[str, str, str]]:

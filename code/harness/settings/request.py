@@ -11,7 +11,6 @@ from harness.catalog.manifests import Model
 from harness.catalog.models import find_model
 from harness.engines.base import Engine, find_engine
 from harness.errors import ConfigError
-from harness.host.validation import validated
 from harness.loadgen.conf import read_user_conf
 from harness.paths import ROOT
 from harness.registry import ENGINES, MODES, SCENARIOS, choose
@@ -24,6 +23,7 @@ from harness.settings.fastest import fastest
 from harness.settings.options import split
 from harness.settings.run import THREADS, RunSettings, cluster_name
 from harness.task.base import find_benchmark
+from harness.validation import validated
 
 NameOrPath: TypeAlias = Annotated[str, "a name, or the path of a file or folder"]
 

@@ -31,14 +31,14 @@ from harness.catalog.manifests import Model
 from harness.catalog.models import model_file
 from harness.engines.base import find_engine
 from harness.errors import ConfigError, did_you_mean
-from harness.host.files import read_toml, user_path
-from harness.host.validation import first_error
+from harness.files.disk import read_toml, user_path
 from harness.registry import BENCHMARKS, ENGINES
 from harness.rules.rehearsal import REHEARSAL_TREE
 from harness.settings.identity import options_to_repeat
 from harness.settings.request import NameOrPath, RunRequest
 from harness.settings.run import RunSettings
 from harness.task.base import find_benchmark
+from harness.validation import first_error
 
 RUNFILE = "run.toml"
 """The name of the file that repeats a run, in the folder of its record."""

@@ -15,11 +15,12 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from harness.errors import ConfigError
-from harness.host import console, machine
-from harness.host.digest import sha256_of
-from harness.host.files import write_text
-from harness.host.validation import first_error
+from harness.files.digest import sha256_of
+from harness.files.disk import write_text
+from harness.host import machine
 from harness.registry import ENGINES, LIBRARIES, SCENARIOS, choose, installed
+from harness.terminal import console
+from harness.validation import first_error
 
 FILE, CONF = "tuned.json", "user.conf"
 _CURE = "tune again, or delete it."

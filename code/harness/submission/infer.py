@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from harness.errors import ConfigError
-from harness.host import console
 from harness.loadgen.logs import read_detail
 from harness.results.layout import Scene
 from harness.rules.inference import INFERENCES, LOWER_ACCURACY, Inference, may_infer
@@ -16,6 +15,7 @@ from harness.rules.rounds import RULES, Round, recognise
 from harness.scenarios.base import find_scenario
 from harness.submission.request import Submission
 from harness.submission.select import ScenarioRuns
+from harness.terminal import console
 
 
 def infer(

@@ -15,8 +15,7 @@ from rich.table import Table
 from harness.checking.check import examine
 from harness.checking.run_check import count, facts, show
 from harness.errors import CheckFailed, ConfigError
-from harness.host import console
-from harness.host.files import locked
+from harness.files.disk import locked
 from harness.results.layout import CALIBRATION, LAYOUTS, MAPPING, Layout
 from harness.rules.rounds import DIVISIONS, Round
 from harness.settings.identity import code_digest
@@ -26,6 +25,7 @@ from harness.submission.select import ScenarioRuns, round_of_runs, select_runs
 from harness.submission.sources import Source, engine_sources, project_sources, untracked
 from harness.submission.systems import describe_systems
 from harness.submission.write import check_sizes, write_package, write_tarball
+from harness.terminal import console
 
 _MAX_LISTED_FILES = 10
 """Maximum files to name in a message."""

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import CheckFailed
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.paths import ROOT
 from harness.results.layout import CONF, MAPPING, README, RUN_1, SCORES, VERIFY_ACCURACY, VERIFY_PERFORMANCE, Layout

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
-from harness.host import console, machine
-from harness.host.digest import sha256_of
-from harness.host.files import write_text
+from harness.files.digest import sha256_of
+from harness.files.disk import write_text
+from harness.host import machine
 from harness.settings.identity import identity
 from harness.settings.run import RunSettings
+from harness.terminal import console
 
 
 class EndedTest(BaseModel):

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from harness import paths
 from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
-from harness.host import console
-from harness.host.files import locked, write_text
+from harness.files.disk import locked, write_text
 from harness.host.supervise import was_interrupted
 from harness.loadgen.conf import read_user_conf
 from harness.report.facts import metric_text
@@ -30,6 +29,7 @@ from harness.settings.request import resolve
 from harness.settings.run import RunSettings
 from harness.settings.runfile import REPEAT, SweepPoint, Value, varying
 from harness.sweep.journal import EndedTest, SweepJournal, key
+from harness.terminal import console
 
 _PREPARING_SECONDS = 10.0  # estimate for a test outside LoadGen
 _NONE = "-"

@@ -15,11 +15,11 @@ from harness.compress.scaling import Scaling
 from harness.engines.base import Engine
 from harness.errors import ConfigError, NotOfficial
 from harness.graph import Tensor
-from harness.host.console import OnProgress
 from harness.registry import BENCHMARKS, resolve
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
 from harness.task.training import TrainingData
+from harness.terminal.console import OnProgress
 
 
 @dataclass(frozen=True)

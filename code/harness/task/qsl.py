@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import RunFailed
-from harness.host.fingerprint import Fingerprint
+from harness.files.fingerprint import Fingerprint
 from harness.task.shape import Array, Integers, Shape
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)

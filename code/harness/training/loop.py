@@ -13,10 +13,11 @@ import torch
 from onnx import ModelProto
 
 from harness.errors import RunFailed
-from harness.host import console, memory
+from harness.host import memory
 from harness.host.clock import RunningClock
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData
+from harness.terminal import console
 from harness.trainable.fake import FakeQuantisation
 from harness.trainable.graph import GraphModule
 from harness.training.history import History, ValidationScore

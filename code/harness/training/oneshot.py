@@ -9,9 +9,9 @@ from onnx import ModelProto
 from harness.compress.compress import CompressSettings, compress
 from harness.compress.effort import OnLayer
 from harness.compress.network import Network
-from harness.host.validation import validated
 from harness.task.training import TrainingData
 from harness.training.recipe import Pruning
+from harness.validation import validated
 
 _FITTED, _BATCH = 32, 8
 """Number of batches that the layers are fitted to, and samples in each."""

@@ -14,9 +14,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import ConfigError, did_you_mean
-from harness.host import console
-from harness.host.files import user_path
-from harness.host.validation import first_error
+from harness.files.disk import user_path
+from harness.terminal import console
+from harness.validation import first_error
 
 FOLDER = Path(__file__).parent / "recipes"
 """The recipes that come with the harness."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.errors import ConfigError, os_words
-from harness.host.files import locked, remove_left_over, staging, sync_entry
+from harness.files.disk import locked, remove_left_over, staging, sync_entry
 
 SUFFIX = ".training"
 """Suffix of the folder of checkpoints, in place of the model's ".onnx"."""

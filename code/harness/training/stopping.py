@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from threading import Event, current_thread, main_thread
 from types import FrameType
 
-from harness.host import console
+from harness.terminal import console
 
 
 @contextmanager

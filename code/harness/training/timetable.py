@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 
-from harness.host.pace import Pace
+from harness.terminal.pace import Pace
 from harness.training.history import History
 from harness.training.recipe import Recipe
 from harness.training.schedule import prunes_at, sparsity_at

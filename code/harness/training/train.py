@@ -20,15 +20,14 @@ from harness.compress.folding import read_network
 from harness.compress.network import Layer, Network
 from harness.compress.products import products
 from harness.errors import ConfigError
-from harness.host import console
-from harness.host.files import check_writable, remove_left_over, write_bytes, write_text
+from harness.files.disk import check_writable, remove_left_over, write_bytes, write_text
 from harness.host.machine import core_count
-from harness.host.validation import validated
 from harness.models.build import BuildRequest, build
 from harness.models.compression import TRAINED, check_dense, facts_of
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import find_benchmark
 from harness.task.training import TrainingData
+from harness.terminal import console
 from harness.trainable.export import export
 from harness.trainable.fake import FakeQuantisation
 from harness.trainable.graph import GraphModule
@@ -41,6 +40,7 @@ from harness.training.oneshot import pruned
 from harness.training.pruning import FisherMemory, Pruner
 from harness.training.recipe import Recipe, check_patterns
 from harness.training.state import DENSE, CheckpointFolder, Checkpoints
+from harness.validation import validated
 
 REPORT = ".training.json"
 """Suffix of the report's file name, in place of the model's ".onnx"."""

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from harness.host import console
-from harness.host.files import native, staging
-from harness.host.streams import native_output_dropped
+from harness.files.disk import native, staging
 from harness.host.supervise import Heartbeat, supervised, was_interrupted
 from harness.preparing.prepared import Preparation, Prepared
 from harness.preparing.ready import get_ready
 from harness.settings.run import RunSettings
+from harness.terminal import console
+from harness.terminal.streams import native_output_dropped
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
 

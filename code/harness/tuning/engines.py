@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from harness.errors import CheckFailed, ConfigError
-from harness.host import console
 from harness.registry import installed
 from harness.settings.request import RunRequest, resolve
 from harness.settings.run import RunSettings
+from harness.terminal import console
 from harness.tuning.search import Measurement, Options, mean
 
 MIN_SHARE_OF_BEST = 0.7

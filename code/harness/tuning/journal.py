@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.host.files import write_text
+from harness.files.disk import write_text
 from harness.host.usage import NOTABLE_SHARE
 from harness.settings.tuned import Rate
 

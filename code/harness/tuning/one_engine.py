@@ -10,8 +10,7 @@ from harness import __version__
 from harness.catalog.datasets import find_dataset
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError
-from harness.host import console
-from harness.host.files import shown, write_text
+from harness.files.disk import shown, write_text
 from harness.host.supervise import Heartbeat
 from harness.host.usage import CoreMeter
 from harness.preparing.prepared import patience
@@ -21,6 +20,7 @@ from harness.settings.request import RunRequest, default_conf, resolve
 from harness.settings.run import RunSettings, cluster_name
 from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
+from harness.terminal import console
 from harness.tuning.child import get_quietly_ready, in_child
 from harness.tuning.journal import SavedTrial, TuningJournal
 from harness.tuning.rate import RateRequest, find_rate

@@ -5,8 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host import console
-from harness.host.files import write_text
+from harness.files.disk import write_text
 from harness.host.supervise import Heartbeat
 from harness.preparing.prepared import Prepared
 from harness.rules.early_stopping import needed_queries
@@ -14,6 +13,7 @@ from harness.scenarios.base import ShortTest
 from harness.scheduling.peak import highest_passing
 from harness.settings.run import RunSettings
 from harness.settings.tuned import Rate
+from harness.terminal import console
 from harness.tuning.child import get_quietly_ready
 from harness.tuning.journal import TuningJournal
 

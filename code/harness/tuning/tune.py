@@ -12,12 +12,13 @@ from rich.table import Table
 from harness import __version__
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError, Interrupted
-from harness.host import console, machine
-from harness.host.files import shown
+from harness.files.disk import shown
+from harness.host import machine
 from harness.loadgen.conf import TUNED, read_user_conf
 from harness.settings import tuned
 from harness.settings.request import RunRequest
 from harness.settings.run import RunSettings, cluster_name
+from harness.terminal import console
 from harness.tuning.engines import best_engine, contenders
 from harness.tuning.journal import TuningJournal
 from harness.tuning.one_engine import UNUSABLE, EngineTuning, MeasuredOptions, measurement

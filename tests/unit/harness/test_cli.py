@@ -18,8 +18,8 @@ from harness import cli
 from harness.cli import app
 from harness.commands import completion, topics
 from harness.errors import ConfigError, Interrupted, on_interrupt
-from harness.host import console
 from harness.registry import ENGINES, SCENARIOS
+from harness.terminal import console
 
 ROOT = Path(__file__).parents[3]
 

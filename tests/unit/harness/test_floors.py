@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 FLOORS = (
     ("errors", "paths"),
-    ("host",),
+    ("terminal", "validation"),
+    ("files", "host"),
     ("graph", "registry"),
     ("engines", "compress", "catalog", "loadgen", "rules"),
     ("task",),
@@ -76,9 +77,10 @@ def test_an_import_that_runs_up_or_across_is_found():
     assert upward("harness.running.run", "import harness.results.record, bert.task") == ["bert"]
 
 
-def test_the_top_of_the_harness_holds_seven_files():
+def test_the_top_of_the_harness_holds_eight_files():
     files = {path.name for path in (ROOT / "code" / "harness").iterdir() if path.is_file()}
-    assert files == {"__init__.py", "api.py", "cli.py", "errors.py", "graph.py", "paths.py", "registry.py"}
+    others = {"api.py", "cli.py", "errors.py", "graph.py", "paths.py", "registry.py", "validation.py"}
+    assert files == {"__init__.py", *others}
 
 
 def test_each_folder_of_tests_has_the_name_of_what_it_tests():

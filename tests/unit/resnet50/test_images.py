@@ -5,7 +5,7 @@ import pytest
 
 from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError
-from harness.host.files import room_for
+from harness.files.disk import room_for
 from resnet50.images import check_official, dataset_file, find_images, make_stand_in
 
 

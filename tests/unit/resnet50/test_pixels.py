@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.errors import ConfigError, RunFailed
-from harness.host.files import staging
+from harness.files.disk import staging
 from resnet50 import pixels as module
 from resnet50.images import find_images
 from resnet50.pixels import load_pixels
@@ -192,7 +192,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(files, cache, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("harness.host.files.os.fsync", full)
+    monkeypatch.setattr("harness.files.disk.os.fsync", full)
     with pytest.raises(RunFailed, match=r"\(No space left on device\): .* with 1 MiB free"):
         load_pixels(files, MLPERF, cache)
     assert list(cache.iterdir()) == []
@@ -229,7 +229,7 @@ def test_what_a_killed_process_left_is_removed_and_the_whole_shards_stay(files, 
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from harness.host import cache\n"
+        "from harness.files import cache\n"
         "from resnet50 import pixels as module\n"
         "from resnet50.preprocess import PROFILES\n"
         "module.SHARD = 4\n"

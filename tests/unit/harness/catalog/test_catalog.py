@@ -10,8 +10,8 @@ from harness.catalog import manifests
 from harness.catalog.datasets import find_dataset
 from harness.catalog.models import BENCHMARKS, find_model
 from harness.errors import ConfigError, did_you_mean
-from harness.host import fingerprint
-from harness.host.digest import sha256_of
+from harness.files import fingerprint
+from harness.files.digest import sha256_of
 from harness.settings.options import options_help
 from harness.settings.request import RunRequest, resolve
 

@@ -17,7 +17,7 @@ from harness.cluster.scenarios import NodesOffline, NodesServer, clustered
 from harness.cluster.scheduler import ClusterScheduler
 from harness.cluster.system import check_alike
 from harness.errors import ConfigError, RunFailed
-from harness.host.fingerprint import Fingerprint
+from harness.files.fingerprint import Fingerprint
 from harness.machines import files
 from harness.preparing.clustered import prepare_nodes
 from harness.preparing.local import prepare

@@ -28,7 +28,7 @@ from harness.compress.products import choose_ranges, products
 from harness.compress.quantise import EngineForm
 from harness.compress.ranges import REACHES, Range
 from harness.errors import ConfigError
-from harness.host.files import check_writable
+from harness.files.disk import check_writable
 
 CASES = {"mlp": (mlp, mlp_feeds), "convnet": (convnet, images), "embedder": (embedder, lambda: texts(6))}
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.doctor import environment, examine, folders, installation
 from harness.host import machine as machine_facts
-from harness.host.findings import BAD, GOOD, WARNING, Finding, summary
+from harness.terminal.findings import BAD, GOOD, WARNING, Finding, summary
 
 
 def put(root: Path, **content: str) -> Path:
@@ -285,7 +285,7 @@ def refuse(path):
 
 
 def test_a_model_that_may_not_be_read_stops_a_run(monkeypatch):
-    monkeypatch.setattr("harness.host.fingerprint.sha256_of", refuse)
+    monkeypatch.setattr("harness.files.fingerprint.sha256_of", refuse)
     for finding in folders.models():
         assert finding.level == BAD
         assert "cannot be read (Permission denied)" in finding.what

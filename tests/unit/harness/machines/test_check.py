@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.host.findings import BAD, GOOD, WARNING, as_json, lines, summary
 from harness.machines.check import Facts, NodeMeasurements, between, of_node
+from harness.terminal.findings import BAD, GOOD, WARNING, as_json, lines, summary
 
 MINE = Facts("here", "A CPU", 8, "c" * 64, {"python": "3.11.7", "numpy": "1.26.4"}, {"m.onnx": "1" * 64})
 MEASURED = NodeMeasurements(0.0008, 0.002, 1e9, 2e9, 0.001, 0.0, 8.0)

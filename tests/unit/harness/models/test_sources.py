@@ -30,9 +30,9 @@ from harness.catalog import models as catalog
 from harness.catalog.models import find_model
 from harness.compress.compress import CompressSettings
 from harness.errors import ConfigError, RunFailed
-from harness.host import download as downloading
-from harness.host import fingerprint
-from harness.host.files import claim, room_for
+from harness.files import download as downloading
+from harness.files import fingerprint
+from harness.files.disk import claim, room_for
 from harness.models import archives
 from harness.models import fetch as sources
 from harness.models.archives import is_archive, unpack

@@ -15,7 +15,7 @@ from harness.compress.quantise import quantise
 from harness.engines.deepsparse import DeepSparseEngine
 from harness.engines.onnxruntime import OnnxRuntimeEngine, OnnxRuntimeSettings
 from harness.errors import ConfigError
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 from harness.preparing import agreement
 from harness.preparing import conversion as module
 from harness.preparing.conversion import conversion

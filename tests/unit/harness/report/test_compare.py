@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from harness.cli import app
 from harness.errors import CheckFailed, ConfigError
-from harness.host import console
 from harness.report.compare import compare, find
 from harness.report.noise import interval_of_repeats
 from harness.results.timeline import TIMELINE
@@ -20,6 +19,7 @@ from harness.running.recorder import Recorder
 from harness.scenarios.base import find_scenario
 from harness.scheduling.base import Work
 from harness.task.shape import Shape
+from harness.terminal import console
 
 RECORD = {
     "harness": "0.1.0",

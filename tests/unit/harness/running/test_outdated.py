@@ -8,7 +8,7 @@ import pytest
 from official_runs import SCENE, make_runs
 from submission_tree import SYSTEM
 
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 from harness.results.layout import RUN
 from harness.rules.audits import AUDITS
 from harness.running.outdated import set_aside

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import RunFailed
-from harness.host.files import room_for, staging
+from harness.files.disk import room_for, staging
 from harness.results.parts import record_text
 from harness.running import places
 from harness.running.places import Places, write_json

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from forecasts import ALLOWED, coverage, error, forecasts_at
 
-from harness.host import console
 from harness.running.load import Load
 from harness.running.progress import ProgressText
 from harness.running.recorder import LatencyCounts
@@ -17,6 +16,7 @@ from harness.scheduling.base import Counters
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.offline import expected_seconds
 from harness.task.shape import Shape
+from harness.terminal import console
 
 BEGAN = 100.0
 

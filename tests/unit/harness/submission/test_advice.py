@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from harness.cli import app
 from harness.descriptions.description import unfilled
 from harness.errors import CheckFailed, ConfigError
-from harness.host import console
 from harness.results.layout import Layout
 from harness.rules.rounds import find_round
 from harness.submission.request import PackageRequest, resolve
 from harness.submission.select import select_runs
 from harness.submission.systems import describe_systems
+from harness.terminal import console
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import ConfigError
-from harness.host.log_file import FORMATTER
-from harness.host.pace import Pace
-from harness.host.streams import open_console
+from harness.terminal.log_file import FORMATTER
+from harness.terminal.pace import Pace
+from harness.terminal.streams import open_console
 
 OnProgress = Callable[[int, int], None]
 """Called with the amount done and the total."""

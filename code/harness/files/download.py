@@ -16,9 +16,9 @@ import requests
 import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
-from harness.host import console
-from harness.host.digest import digest_of
-from harness.host.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
+from harness.files.digest import digest_of
+from harness.files.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
+from harness.terminal import console
 
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)

@@ -26,8 +26,8 @@ from bert.squad import read_squad
 from harness.catalog.models import find_model
 from harness.engines.base import engine_errors, find_engine
 from harness.errors import ConfigError, EngineError
+from harness.files.disk import read_input
 from harness.graph import check_weights
-from harness.host.files import read_input
 from resnet50.labels import read_val_map
 from resnet50.preprocess import PROFILES, pixels
 

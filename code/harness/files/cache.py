@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.host.files import staging, sync
+from harness.files.disk import staging, sync
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import console
-from harness.host import digest as module
-from harness.host.digest import digest_of, sha256_of
+from harness.files import digest as module
+from harness.files.digest import digest_of, sha256_of
+from harness.terminal import console
 
 CONTENT = bytes(range(256)) * 2800
 
@@ -36,7 +36,7 @@ def test_a_large_file_is_hashed_with_progress(
 
 def test_hashing_loads_no_network_library() -> None:
     code = (
-        "import sys, harness.host.digest, harness.host.fingerprint\n"
+        "import sys, harness.files.digest, harness.files.fingerprint\n"
         "print([name for name in ('requests', 'urllib3') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from harness.host import console
+from harness.terminal import console
 
 _LONG_BYTES = 256 * 2**20  # hashing a file of this size takes a second or more, and shows progress
 

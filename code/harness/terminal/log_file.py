@@ -1,4 +1,4 @@
-"""The format of the file of --log-file: written by `harness.host.console`, and read back by `harness.api`."""
+"""The format of the file of --log-file: written by `harness.terminal.console`, and read back by `harness.api`."""
 
 import logging
 import re

@@ -19,11 +19,11 @@ import requests
 from web import CONTENT, Site, saying, serving
 
 from harness.errors import ConfigError, Interrupted, RunFailed
-from harness.host import console
-from harness.host import download as module
-from harness.host.digest import sha256_of
-from harness.host.download import RemoteFile, download
-from harness.host.transfer import TransferLimits
+from harness.files import download as module
+from harness.files.digest import sha256_of
+from harness.files.download import RemoteFile, download
+from harness.files.transfer import TransferLimits
+from harness.terminal import console
 
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -391,7 +391,7 @@ def test_a_redirect_from_https_to_http_is_refused(
         reply.headers["Location"] = "http://127.0.0.1:1/model.onnx"
         return reply
 
-    monkeypatch.setattr("harness.host.transfer._Adapter.send", send)
+    monkeypatch.setattr("harness.files.transfer._Adapter.send", send)
     with pytest.raises(RunFailed, match=r"it redirects from https:// to http://127\.0\.0\.1:1/model\.onnx, where"):
         get("https://127.0.0.1:1/model.onnx", path, **known)
     assert asked == ["https://127.0.0.1:1/model.onnx"]

@@ -5,7 +5,7 @@ import sys
 
 PROGRAM = """
 import os, sys
-from harness.host.streams import keep_streams, native_output_dropped
+from harness.terminal.streams import keep_streams, native_output_dropped
 keep_streams()
 with native_output_dropped({dropped}):
     os.system("echo native; echo native >&2")
@@ -30,7 +30,7 @@ def test_what_native_code_prints_is_dropped_and_what_python_prints_is_kept():
 
 LOGGER = """
 import logging, os, sys
-from harness.host.streams import keep_streams, native_output_dropped
+from harness.terminal.streams import keep_streams, native_output_dropped
 keep_streams()
 with native_output_dropped():
     handler = logging.StreamHandler()

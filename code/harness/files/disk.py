@@ -22,7 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.errors import ConfigError, os_words
-from harness.host.contents import stand_in
+from harness.files.contents import stand_in
 
 
 @contextlib.contextmanager

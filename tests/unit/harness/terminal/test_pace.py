@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from forecasts import ALLOWED, Forecast, coverage, error
 
-from harness.host import console
-from harness.host.pace import Pace
+from harness.terminal import console
+from harness.terminal.pace import Pace
 
 Steps = list[tuple[float, float]]
 """(seconds, what is done after them), one step after the other."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
 from harness.errors import RunFailed
-from harness.host.digest import sha256_of
+from harness.files.digest import sha256_of
 
 
 class FileStamp(NamedTuple):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.host import files
-from harness.host.files import claim, remove_left_over, room_for, staging, write_bytes, write_text
+from harness.files import disk as files
+from harness.files.disk import claim, remove_left_over, room_for, staging, write_bytes, write_text
 
 
 def hold(target: Path, claimed) -> None:

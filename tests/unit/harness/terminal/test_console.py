@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from harness.host import console
-from harness.host.streams import open_console
+from harness.terminal import console
+from harness.terminal.streams import open_console
 
 LONG_PATH = "/data/" + "/".join(f"[bold]part{number}[/]:smile:" for number in range(30))
 
@@ -379,8 +379,8 @@ def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.Monke
 
 WORK = """
 import sys, time
-from harness.host import console
-from harness.host.streams import open_console
+from harness.terminal import console
+from harness.terminal.streams import open_console
 {before}
 now = 0.0
 with console.Progress("work", total=9, clock=lambda: now) as bar:

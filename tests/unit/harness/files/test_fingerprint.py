@@ -18,10 +18,10 @@ from harness.catalog.datasets import find_dataset
 from harness.catalog.manifests import FetchRecord
 from harness.catalog.models import find_model
 from harness.errors import ConfigError, RunFailed
+from harness.files import fingerprint
+from harness.files.digest import sha256_of
+from harness.files.fingerprint import FileStamp, Fingerprint, check_unchanged
 from harness.graph import weight_files
-from harness.host import fingerprint
-from harness.host.digest import sha256_of
-from harness.host.fingerprint import FileStamp, Fingerprint, check_unchanged
 from harness.preparing.local import prepare
 from harness.preparing.prepared import Preparation
 from harness.settings.identity import identity

@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from harness.host import console
+from harness.terminal import console
 
 _CHUNK_BYTES = 64 * 1024
 _MAX_REDIRECTS = 10

@@ -1,0 +1,1 @@
+"""What a user sees: messages, progress, findings, and streams that survive whatever reads them."""
