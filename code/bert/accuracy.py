@@ -27,7 +27,7 @@ from harness.files.disk import write_text
 from harness.loadgen import accuracy_log
 from harness.loadgen.accuracy_log import counted, read_responses, refuse, run_script
 from harness.paths import CACHE_DIR
-from harness.terminal.console import OnProgress
+from harness.terminal.progress import OnProgress
 
 _DTYPES: dict[str, np.dtype[np.generic]] = {f"float{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)}
 CHANCE_F1 = 15.0

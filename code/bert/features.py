@@ -23,7 +23,7 @@ from bert.wordpiece import Tokenizer
 from harness.errors import ConfigError
 from harness.files.cache import read_entry, stored
 from harness.files.disk import read_input
-from harness.terminal.console import OnProgress
+from harness.terminal.progress import OnProgress
 
 _CODE_VERSION = 1  # part of the cache key: increment it whenever the result of build_features changes
 _COLUMNS = {

@@ -27,8 +27,7 @@ from harness.graph import Tensor
 from harness.task.base import ASSUMED, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
-from harness.terminal import console
-from harness.terminal.console import OnProgress
+from harness.terminal.progress import OnProgress, Progress
 
 _PADDED_TO = (8, 16, 32, 64, 128)
 """Embeddings are padded to a multiple of one of these, for fast kernels."""
@@ -94,7 +93,7 @@ class Bert(Benchmark):
     def stand_in(self, folder: Path) -> Path:
         """The shipped questions, repeated under new ids until they give 10,833 features."""
         sample = find_dataset(self.name, "sample")
-        with console.Progress(self.prepared, unit=self.prepared_from) as bar:
+        with Progress(self.prepared, unit=self.prepared_from) as bar:
             features = load_features(
                 sample.path,
                 self.settings.vocab,
@@ -176,7 +175,7 @@ class Bert(Benchmark):
 
     def _score(self, log: Path, dataset: Dataset, *, samples: int | None = None, partial: bool = False) -> SquadScore:
         """The score of a log, with progress; see `score_log`."""
-        with console.Progress("scoring", unit="questions") as bar:
+        with Progress("scoring", unit="questions") as bar:
             return score_log(
                 log,
                 dataset.path,

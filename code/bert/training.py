@@ -24,6 +24,7 @@ from harness.task.feeds import GraphOnly, feed
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData, alike_order, hold_back
 from harness.terminal import console
+from harness.terminal.progress import Progress
 
 _LENGTHS = FeatureParams()
 _MIN_WINDOW_TOKENS = 16
@@ -58,7 +59,7 @@ class SquadTraining(TrainingData):
         passages = read_passages(path)
         self._squad, self.labelled = passages.squad, passages.labelled
         self._tokenizer = read_tokenizer(vocab, casing)
-        with console.Progress("features", unit="questions") as bar:
+        with Progress("features", unit="questions") as bar:
             self._features = build_features(
                 passages.squad, vocab, params, lambda done, total: bar.update(done=done, total=total), casing
             )

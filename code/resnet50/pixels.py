@@ -30,7 +30,7 @@ from harness.files.disk import remove_left_over
 from harness.files.fingerprint import FileStamp, Fingerprint
 from harness.host.machine import core_count
 from harness.terminal import console
-from harness.terminal.console import OnProgress
+from harness.terminal.progress import OnProgress
 from resnet50.preprocess import CODE_VERSION, SIDE, PreprocessingProfile, pixels
 
 SHARD = 1024

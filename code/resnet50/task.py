@@ -17,7 +17,7 @@ from harness.graph import Tensor
 from harness.task.base import ASSUMED, FROM_GRAPH, Accuracy, Benchmark, Choice
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
-from harness.terminal.console import OnProgress
+from harness.terminal.progress import OnProgress
 from resnet50.accuracy import accuracy_text, score_log, write_accuracy_txt
 from resnet50.doubts import label_doubts, profile_doubts
 from resnet50.images import check_official, class_folders, dataset_file, find_images, make_stand_in

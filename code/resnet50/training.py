@@ -19,7 +19,7 @@ from harness.host.machine import core_count
 from harness.task.feeds import GraphOnly
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData, hold_back
-from harness.terminal import console
+from harness.terminal.progress import Progress
 from resnet50.images import SUFFIXES, VAL_MAP, class_folders, dataset_file, find_images
 from resnet50.interface import choose_layout, number_of_classes, settled_outputs
 from resnet50.labels import CLASSES
@@ -177,7 +177,7 @@ def _divided(path: Path) -> bool:
 def _pixels(files: Sequence[Path], profile: PreprocessingProfile, cache_dir: Path) -> Pixels:
     if len(files) > _MAX_CACHED_IMAGES:
         return _Uncached(files, profile)
-    with console.Progress("pixels", unit="images") as bar:
+    with Progress("pixels", unit="images") as bar:
         return load_pixels(files, profile, cache_dir, progress=lambda done, total: bar.update(done=done, total=total))
 
 

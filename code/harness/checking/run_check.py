@@ -16,6 +16,7 @@ from harness.paths import ROOT
 from harness.rules.rounds import find_round
 from harness.settings.advised import default_output, package_command
 from harness.terminal import console
+from harness.terminal.progress import working
 
 _MAX_LISTED_REASONS = 40
 """Maximum reasons to print for an official checker; one broken file can cause hundreds."""
@@ -52,7 +53,7 @@ def run_check(request: CheckRequest, as_json: bool = False) -> int:
     root, rehearsal = request.root or default_output(request.rehearsal), request.rehearsal
     verdicts: list[CheckerVerdict] = []
     rows: list[ReportedResult] = []
-    with console.working("checking"):
+    with working("checking"):
         report = examine(root, find_round(request.round_name) if request.round_name else None, rehearsal)
         official = None if report.recorded else find_checkout(request.checkout, request.clone)
         if official:

@@ -9,6 +9,7 @@ from rich.text import Text
 from harness.commands.options import AsJson
 from harness.errors import on_interrupt
 from harness.terminal import console, findings
+from harness.terminal.progress import Progress
 
 cluster_app = typer.Typer(
     help="Start, stop or check the machines of a cluster, which form one system (docs/cluster.md).",
@@ -60,7 +61,7 @@ def check(
     from harness.machines.hosts import read
     from harness.machines.installed import INSTALLED, installed
 
-    with on_interrupt("nothing was changed."), console.Progress("checking", unit="nodes") as bar:
+    with on_interrupt("nothing was changed."), Progress("checking", unit="nodes") as bar:
         found = examining.check(read(hosts), installed(), INSTALLED, bar.advance)
     if as_json:
         console.print_json(findings.as_json(found))

@@ -11,6 +11,7 @@ from rich.table import Table
 from harness.commands.options import AsJson, parse_options
 from harness.errors import ConfigError, on_interrupt
 from harness.terminal import console
+from harness.terminal.progress import working
 
 models_app = typer.Typer(help="List, show, fetch, verify, build, compress or train models.", rich_markup_mode="rich")
 
@@ -45,7 +46,7 @@ def models_show(
     """Describe a model: its file, its graph, the sparsity of its weights, and its metadata."""
     from harness.models.show import describe, rows
 
-    with console.working(f"reading {name}"):
+    with working(f"reading {name}"):
         facts = describe(name)
     if as_json:
         console.print_json(asdict(facts))

@@ -11,6 +11,7 @@ from rich.table import Table
 from harness import paths
 from harness.commands import options
 from harness.terminal import console
+from harness.terminal.progress import working
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +311,7 @@ def system_init(
     facts = {"submitter": submitter, "division": division, "system_type": system_type, "status": status}
     given = machines_of(hosts.read(cluster)) if cluster else {}
     given |= parse_fields(field or []) | {name: value for name, value in facts.items() if value is not None}
-    with console.working("examining this machine"):
+    with working("examining this machine"):
         values, disagreements = init_system(path, given)
     for sentence in disagreements:
         console.warn(sentence)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from harness.compress.network import Feed, Layer, Network
 from harness.compress.prune import FITS_OF_LOSSES, FITS_OF_PRUNING
 from harness.compress.ranges import REACHES
-from harness.terminal.console import Progress
+from harness.terminal.progress import Progress
 
 OnLayer = Callable[[int, int, float], None]
 """Called with the number of layers done, the total, and the share of the work done (0 to 1)."""

@@ -126,9 +126,10 @@ def _print(level: str, text: str) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], object]]:
-    console = _console()
-    if console is None:
+    if _console() is None:
         yield lambda: None
         return
-    with console.Progress("checking", total=total, unit="checks") as bar:
+    from harness.terminal.progress import Progress
+
+    with Progress("checking", total=total, unit="checks") as bar:
         yield bar.advance

@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from harness.terminal import console
+from harness.terminal.progress import Progress
 
 _LONG_BYTES = 256 * 2**20  # hashing a file of this size takes a second or more, and shows progress
 
@@ -20,7 +20,7 @@ def digest_of(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         if (size := os.fstat(file.fileno()).st_size) < _LONG_BYTES:
             return hashlib.file_digest(file, lambda: made).hexdigest()
-        with console.Progress(f"{algorithm} of {path.name}", total=size, unit="B") as bar:
+        with Progress(f"{algorithm} of {path.name}", total=size, unit="B") as bar:
             while chunk := file.read(2**22):
                 made.update(chunk)
                 bar.advance(len(chunk))

@@ -19,6 +19,7 @@ from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.files.digest import digest_of
 from harness.files.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 from harness.terminal import console
+from harness.terminal.progress import Progress
 
 _PROGRESS_BYTES = 1024 * 1024  # an attempt that delivers this much resets the retries
 _BACKOFF_S = (1.0, 2.0, 4.0, 8.0)
@@ -93,7 +94,7 @@ def download(
         destination.parent.mkdir(parents=True, exist_ok=True)
         with download_lock(destination):
             if not _already_stored(destination, checksum):
-                with on_interrupt(job.kept()), console.Progress(name, total=file.size, unit="B") as bar:
+                with on_interrupt(job.kept()), Progress(name, total=file.size, unit="B") as bar:
                     job.run(bar)
     except OSError as error:  # from the disk: network errors have become the reasons in a RunFailed
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -173,7 +174,7 @@ class _Job:
         self.part = self.destination.with_name(self.destination.name + ".part")
         self.about = self.destination.with_name(self.destination.name + ".part.json")
 
-    def run(self, bar: console.Progress) -> None:
+    def run(self, bar: Progress) -> None:
         """Try one URL after the other, and move the verified file to its destination."""
         reasons = []
         for url in self.file.urls:
@@ -221,7 +222,7 @@ class _Job:
         self._drop()
         return {}
 
-    def _fetch(self, url: str, bar: console.Progress) -> None:
+    def _fetch(self, url: str, bar: Progress) -> None:
         """Fill the part file from one URL until its checksum is right."""
         waits = iter(self.backoff)
         furthest, afresh = 0, False
@@ -255,7 +256,7 @@ class _Job:
             # The beginning came from an earlier run or another mirror, and may be at fault.
             afresh = True
 
-    def _stream(self, url: str, start: int, known: dict[str, Any], bar: console.Progress) -> None:
+    def _stream(self, url: str, start: int, known: dict[str, Any], bar: Progress) -> None:
         headers = {"Accept-Encoding": "identity"}
         if self.file.authorization:
             headers["Authorization"] = self.file.authorization
@@ -338,7 +339,7 @@ class _Job:
             raise _UrlRejected(f"the server's file has {stated:,} bytes, more than the limit of {self.limits.size:,}")
         return self.file.size if stated is None else stated
 
-    def _store(self, reply: Reply, start: int, total: int | None, bar: console.Progress) -> None:
+    def _store(self, reply: Reply, start: int, total: int | None, bar: Progress) -> None:
         bar.update(total=total, note="")
         maximum = self.limits.size if total is None else total
         done = start

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.errors import CheckFailed, ConfigError, HarnessError, on_interrupt
 from harness.files.disk import read_input
-from harness.terminal import console
+from harness.terminal.progress import working
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def run_script(score: Callable[[], tuple[str, Sequence[str], int]]) -> int:
         That exit code; if ``score`` raises an error, the error's exit code, with its message printed to stderr.
     """
     try:
-        with on_interrupt("nothing was written."), console.working("scoring"):
+        with on_interrupt("nothing was written."), working("scoring"):
             text, warnings, code = score()
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.files.disk import remove_left_over, staging, write_bytes
 from harness.models.made import check_output, existing_metadata
 from harness.models.weights import Checkpoint, RandomWeights, Weights
-from harness.terminal import console
+from harness.terminal.progress import working
 from harness.validation import validated
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def build(request: BuildRequest) -> Path:
     remove_left_over(paths.MODELS_DIR)
     _check_kind(path, None if random else name)
     source = RandomWeights(request.seed) if random else _checkpoint(request.weights)
-    with console.working(f"building {name}"):
+    with working(f"building {name}"):
         content = _graph(name, entry, source).SerializeToString(deterministic=True)
     if settings:
         _compress(request, settings, content, path)

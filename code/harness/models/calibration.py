@@ -14,6 +14,7 @@ from harness.errors import ConfigError
 from harness.task.base import Benchmark, find_benchmark
 from harness.task.feeds import GraphOnly, feed
 from harness.terminal import console
+from harness.terminal.progress import Progress
 from harness.validation import validated
 
 _BATCH_SIZE = 8
@@ -42,7 +43,7 @@ def calibration(model: manifests.Model, path: Path, dataset: str | None, samples
             f"official runs are scored on {found.name}: the rules allow only samples of MLPerf's calibration list here."
         )
     engine = GraphOnly(path)
-    with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
+    with Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
         qsl = benchmark.open(found, None, engine.inputs, lambda done, total: bar.update(done=done, total=total), path)
     count = min(samples, qsl.count, qsl.performance_count)
     indices = np.unique(np.linspace(0, qsl.count - 1, count).round().astype(np.int64))

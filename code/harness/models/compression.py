@@ -24,7 +24,7 @@ from harness.graph import listing, read_graph
 from harness.models.calibration import Calibration, calibration, check_calibration
 from harness.models.made import check_output, check_replaceable
 from harness.task.base import Benchmark
-from harness.terminal import console
+from harness.terminal.progress import Progress, working
 
 TRAINED = ("training", "recipe", "recipe_sha256", "training_data")
 """Metadata on how training changed the weights; later steps keep it."""
@@ -131,7 +131,7 @@ def compress_model(
     scalings: Mapping[str, Scaling] | None = None,
 ) -> Compressed:
     """Compress a folded graph and write it with its metadata and its report; inputs in ``scalings`` become uint8."""
-    with console.Progress("compressing", unit="layers") as bar:
+    with Progress("compressing", unit="layers") as bar:
         model, report = compress(network, data.feeds, settings, shown_by(bar), scalings)
     if settings.precision == "int8" and not report.rounded:
         raise ConfigError("no layer could be quantised to 8 bits: raise --tolerance.")
@@ -146,7 +146,7 @@ def compress_model(
     if settings.sparsity:
         done |= {"sparsity": f"{settings.sparsity:g}", "block": str(settings.block), "zeros": f"{report.sparsity:.4f}"}
     helper.set_model_props(model, {**facts, **done})
-    with console.working("writing the model"):
+    with working("writing the model"):
         content = model.SerializeToString(deterministic=True)
         zipped = len(gzip.compress(content, compresslevel=6, mtime=0))
     write_bytes(output, content)

@@ -21,6 +21,7 @@ from harness.results.parts import RecordedConversion
 from harness.settings.identity import code_digest
 from harness.settings.run import RunSettings
 from harness.terminal import console
+from harness.terminal.progress import working
 
 _MAX_FILE_BYTES = 2**31 - 1
 """Bytes of the largest file that ONNX can hold without external tensors."""
@@ -85,7 +86,7 @@ def _convert(path: Path, files: list[Path], entry: Path) -> str:
     free = available()
     if free is not None and _MEMORY_FACTOR * size > free:
         return f"converting it needs about {_MEMORY_FACTOR * size / 2**30:.1f} GiB of memory"
-    with console.working("converting the model"):
+    with working("converting the model"):
         try:
             content = _converted(path)
         except Exception as error:  # noqa: BLE001  the run does not depend on it, and graphs fail in many ways

@@ -24,6 +24,7 @@ from harness.settings.run import RunSettings
 from harness.task.qsl import SampleLibrary
 from harness.task.shape import Integers
 from harness.terminal import console
+from harness.terminal.progress import Progress
 
 _REPLACED = "another number of streams is used"
 
@@ -130,7 +131,7 @@ def open_samples(settings: RunSettings, subject: Subject, engine: Engine, beat: 
         ConfigError: the data set cannot be read, or has too few samples for an official run.
     """
     benchmark, dataset = subject.benchmark, subject.dataset
-    with console.Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
+    with Progress(benchmark.prepared, unit=benchmark.prepared_from) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.update(done=done, total=total)
@@ -175,7 +176,7 @@ def _warm_up(
     beat(settings.stall_timeout, first)
     doing, unit = ("compiling", "shapes") if engine.fixed_shapes else ("warming up", "")
     # The number of shapes worth compiling is known only while compiling, and the time to measure them only afterwards.
-    with console.Progress(doing, unit=unit, foreseen=False) as bar:
+    with Progress(doing, unit=unit, foreseen=False) as bar:
 
         class Reporter(Listener):
             doing = first

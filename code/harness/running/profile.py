@@ -29,6 +29,7 @@ from harness.scheduling.cost import full_batch
 from harness.settings.run import RunSettings
 from harness.task.shape import Shape
 from harness.terminal import console
+from harness.terminal.progress import working
 from harness.terminal.streams import native_output_dropped
 
 _BATCH_SECONDS, _MIN_BATCHES, _MAX_BATCHES = 5.0, 4, 16  # seconds that the batches took in the test
@@ -41,7 +42,7 @@ def profile_run(settings: RunSettings, ready: Prepared, recorder: Recorder | Non
     An error is only a warning: the result is stored.
     """
     try:
-        with console.working("profiling the operators"), native_output_dropped(not console.output().verbose):
+        with working("profiling the operators"), native_output_dropped(not console.output().verbose):
             shapes = recorder.sample_shapes(_BATCH_SECONDS, _MIN_BATCHES, _MAX_BATCHES) if recorder else []
             if not shapes:
                 raise RunFailed("no batch of the test was recorded.")

@@ -50,6 +50,7 @@ from harness.settings.run import RunSettings
 from harness.settings.runfile import RUNFILE, written
 from harness.task.base import Accuracy
 from harness.terminal import console
+from harness.terminal.progress import Progress, working
 from harness.terminal.streams import native_output_dropped
 
 if TYPE_CHECKING:
@@ -229,7 +230,7 @@ def _agreement(settings: RunSettings, ready: Prepared, ran: Callable[[], None]) 
         EngineError: the engine fails where several batches run at once.
     """
     try:
-        with console.working("comparing with ONNX Runtime"):
+        with working("comparing with ONNX Runtime"):
             indices = np.arange(ready.qsl.count)
             agreed = agreement(ready.benchmark, ready.sut, indices, ran, native(settings.model.path))
     except NotCompared as error:
@@ -258,7 +259,7 @@ def _measure(planned: _Planned, heartbeat: Heartbeat) -> _MeasuredTest:
     scheduler = scenario.scheduler(session.complete, recorder)
     overload = _overload(planned, test_settings)
     test = WatchedTest(settings, ready, planned.load, scheduler, overload, recorder)
-    with console.Progress("LoadGen", unit="samples") as bar:
+    with Progress("LoadGen", unit="samples") as bar:
         watch = Watch(test, heartbeat, bar)
         if recorder:
             recorder.tick()

@@ -15,6 +15,7 @@ from harness.scheduling.base import Counters, Scheduler
 from harness.scheduling.overload import LONGEST_GAP, Overload
 from harness.settings.run import RunSettings
 from harness.terminal import console
+from harness.terminal.progress import Progress
 
 _LOADGEN_SECONDS_PER_QUERY = 2e-6  # at most, to generate a query and, at the end, to sort its latency
 _SETTLING_SECONDS = 2.0  # until a test's rate says how long it will take
@@ -37,7 +38,7 @@ class WatchedTest:
 class Watch:
     """Turns a scheduler's counters into heartbeats, a progress bar and an early end."""
 
-    def __init__(self, test: WatchedTest, heartbeat: Heartbeat, bar: console.Progress) -> None:
+    def __init__(self, test: WatchedTest, heartbeat: Heartbeat, bar: Progress) -> None:
         settings, ready, load = test.settings, test.ready, test.load
         self._load, self._scheduler, self._heartbeat, self._bar = load, test.scheduler, heartbeat, bar
         self._overload = test.overload

@@ -17,7 +17,7 @@ from harness.scheduling.pilot import late_queries
 from harness.scheduling.server import ServerScheduler
 from harness.scheduling.simulate import server_peak
 from harness.task.shape import Integers
-from harness.terminal import console
+from harness.terminal.progress import working
 
 _MAX_QUERIES_PER_NS = 30.0  # with more, LoadGen's gaps are then 0
 _LATE_QUERIES = ((20, 120.0), (10, 300.0), (3, math.inf))
@@ -154,7 +154,7 @@ class Server(MeasuredScenario):
                 held = True  # too few queries to find out
                 break
             allowed = int(1 + _MAX_LATE_SHARE * queries)
-            with console.working(f"checking {rate:.4g} queries/s with {queries:,} queries"):
+            with working(f"checking {rate:.4g} queries/s with {queries:,} queries"):
                 late = late_queries(self.scheduler, indices, rate, queries, allowed, listener.ran)
             if held := late <= allowed:
                 break

@@ -26,6 +26,7 @@ from harness.submission.sources import Source, engine_sources, project_sources, 
 from harness.submission.systems import describe_systems
 from harness.submission.write import check_sizes, write_package, write_tarball
 from harness.terminal import console
+from harness.terminal.progress import working
 
 _MAX_LISTED_FILES = 10
 """Maximum files to name in a message."""
@@ -178,9 +179,9 @@ def make(request: PackageRequest, as_json: bool = False) -> int:
     Returns:
         0, or 1 when the check finds problems.
     """
-    with console.working("packaging the submission"):
+    with working("packaging the submission"):
         made = package(request)
-    with console.working("checking"):
+    with working("checking"):
         report = examine(made.root, made.round, request.rehearsal)
     if as_json:
         results = [

@@ -19,7 +19,7 @@ from harness.registry import BENCHMARKS, resolve
 from harness.task.qsl import SampleLibrary
 from harness.task.sut import SUT
 from harness.task.training import TrainingData
-from harness.terminal.console import OnProgress
+from harness.terminal.progress import OnProgress
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from harness.host.clock import RunningClock
 from harness.task.shape import Array, Integers
 from harness.task.training import TrainingBatch, TrainingData
 from harness.terminal import console
+from harness.terminal.progress import Progress
 from harness.trainable.fake import FakeQuantisation
 from harness.trainable.graph import GraphModule
 from harness.training.history import History, ValidationScore
@@ -80,7 +81,7 @@ class Trainer:
         self._parameters = [value for group in self._optimizer.param_groups for value in group["params"]]
         self._history = History()
         self._clock = RunningClock()
-        self._bar = console.Progress("training", total=recipe.steps, unit="steps", clock=self._clock)
+        self._bar = Progress("training", total=recipe.steps, unit="steps", clock=self._clock)
         self._unit = "samples"
         self._loss: float | None = None
         """A running mean of the loss."""

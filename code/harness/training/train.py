@@ -28,6 +28,7 @@ from harness.models.made import check_output, check_replaceable
 from harness.task.base import find_benchmark
 from harness.task.training import TrainingData
 from harness.terminal import console
+from harness.terminal.progress import Progress, working
 from harness.trainable.export import export
 from harness.trainable.fake import FakeQuantisation
 from harness.trainable.graph import GraphModule
@@ -126,7 +127,7 @@ def _train(training: TrainingRequest, model: manifests.Model, data: TrainingData
     history = Trainer(recipe, student, objective, data, checkpoints, budget, training.save_every).run()
     form = _settings(training).engine_form
     metadata = joined(facts_of(model), _facts(training, data, student, history))
-    with console.working("writing the model"):
+    with working("writing the model"):
         exported = export(student.module, student.quantisation, form, metadata)
     output = training.output.absolute()
     write_bytes(output, exported.SerializeToString(deterministic=True))
@@ -185,7 +186,7 @@ def _student(training: TrainingRequest, dense: ModelProto, data: TrainingData | 
     if recipe.layers is not None:
         model = drop_layers(Network(model), recipe.layers)
     if training.one_shot and data is not None and recipe.pruning:
-        with console.Progress("pruning in one shot", unit="layers") as bar:
+        with Progress("pruning in one shot", unit="layers") as bar:
             model = pruned(model, recipe.pruning, recipe.pruning.sparsity, data, recipe.seed, shown_by(bar))
     network = Network(model)
     module = GraphModule(network).to(device)

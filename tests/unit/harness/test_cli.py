@@ -19,7 +19,8 @@ from harness.cli import app
 from harness.commands import completion, topics
 from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.registry import ENGINES, SCENARIOS
-from harness.terminal import console
+from harness.terminal import console, progress
+from harness.terminal.progress import Progress, working
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,7 +65,7 @@ def test_the_log_file_holds_everything_with_the_time(tmp_path, capsys):
     console.warn("a warning")
     console.out.print("a result\nof two lines")
     logging.getLogger("some.library").warning("from a library")
-    with console.Progress("quick", unit="things"):
+    with Progress("quick", unit="things"):
         pass
     console.configure(console.Output())
     console.note("after it")
@@ -82,9 +83,9 @@ def test_a_log_file_that_cannot_be_written_is_one_sentence(tmp_path):
 
 
 def test_work_without_output_shows_its_duration(monkeypatch, capsys):
-    monkeypatch.setattr(console, "_QUIET_FOR_S", 0.05)
-    monkeypatch.setattr(console, "_TICK_S", 0.05)
-    with console.working("packing"):
+    monkeypatch.setattr(progress, "_QUIET_FOR_S", 0.05)
+    monkeypatch.setattr(progress, "_TICK_S", 0.05)
+    with working("packing"):
         import time
 
         time.sleep(0.3)

@@ -11,7 +11,7 @@ import pytest
 
 from harness.files import digest as module
 from harness.files.digest import digest_of, sha256_of
-from harness.terminal import console
+from harness.terminal import progress
 
 CONTENT = bytes(range(256)) * 2800
 
@@ -29,7 +29,7 @@ def test_a_large_file_is_hashed_with_progress(
     path = tmp_path / "model.onnx"
     path.write_bytes(CONTENT)
     monkeypatch.setattr(module, "_LONG_BYTES", 1000)
-    monkeypatch.setattr(console, "_QUIET_FOR_S", 0.0)
+    monkeypatch.setattr(progress, "_QUIET_FOR_S", 0.0)
     assert sha256_of(path) == hashlib.sha256(CONTENT).hexdigest()
     assert "sha256 of model.onnx: 700.0 KiB in " in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ from harness.files import download as module
 from harness.files.digest import sha256_of
 from harness.files.download import RemoteFile, download
 from harness.files.transfer import TransferLimits
-from harness.terminal import console
+from harness.terminal.progress import Progress
 
 OTHER = random.Random(2).randbytes(700_001)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -443,12 +443,12 @@ def test_content_encoding_does_not_disturb(site: Site, path: Path) -> None:
 
 
 def test_an_interruption_keeps_the_part(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: console.Progress, *, done: float = 0, **_: object) -> None:
+    def interrupt(self: Progress, *, done: float = 0, **_: object) -> None:
         if done > 300_000:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(console.Progress, "update", interrupt)
+        patch.setattr(Progress, "update", interrupt)
         with pytest.raises(Interrupted, match=r"kept in .*model\.onnx\.part, and the same command resumes"):
             get(site.url, path)
     assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
@@ -459,11 +459,11 @@ def test_an_interruption_keeps_the_part(site: Site, path: Path, monkeypatch: pyt
 
 
 def test_a_full_disk_keeps_the_part(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: console.Progress, *, done: float = 0, **_: object) -> None:
+    def fail(self: Progress, *, done: float = 0, **_: object) -> None:
         if done > 300_000:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(console.Progress, "update", fail)
+    monkeypatch.setattr(Progress, "update", fail)
     with pytest.raises(RunFailed, match=r"the disk is full, .* the download resumes from the \d+\.\d KiB in"):
         get(site.url, path)
     assert names(path) == ["model.onnx.part", "model.onnx.part.json"]
@@ -524,7 +524,7 @@ def test_the_file_is_synced_before_it_gets_its_name(site: Site, path: Path, monk
 
 def test_progress_starts_from_what_was_there(site: Site, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[float] = []
-    monkeypatch.setattr(console.Progress, "start_from", lambda self, done: calls.append(done))
+    monkeypatch.setattr(Progress, "start_from", lambda self, done: calls.append(done))
     leave_part(path, CONTENT[:300_000], site.url)
     get(site.url, path)
     assert calls == [300_000]

@@ -16,7 +16,7 @@ from harness.scheduling.base import Counters
 from harness.scheduling.batching import DynamicPlanner
 from harness.scheduling.offline import expected_seconds
 from harness.task.shape import Shape
-from harness.terminal import console
+from harness.terminal.progress import Progress
 
 BEGAN = 100.0
 
@@ -209,7 +209,7 @@ def test_no_time_left_is_shown_before_the_first_batch_is_done():
 
 def test_the_line_holds_the_facts_of_the_test(capsys):
     now = [0.0]
-    with console.Progress("LoadGen", unit="samples", clock=lambda: now[0]) as bar:
+    with Progress("LoadGen", unit="samples", clock=lambda: now[0]) as bar:
         for now[0], left in ((1.0, 9.0), (3.0, 7.4)):
             bar.show(["30 of 100 tokens (30 %)", "10.0 tokens/s"], done=3, fraction=0.3, left=left)
     assert capsys.readouterr().err.splitlines() == [

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.terminal import console
+from harness.terminal.progress import Progress
 from harness.terminal.streams import open_console
 
 LONG_PATH = "/data/" + "/".join(f"[bold]part{number}[/]:smile:" for number in range(30))
@@ -131,7 +132,7 @@ def test_quantity(value: float, unit: str, rate: bool, text: str) -> None:
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("features", total=10570, unit="questions", clock=clock) as bar:
+    with Progress("features", total=10570, unit="questions", clock=clock) as bar:
         for _ in range(70):
             clock.now += 0.1
             bar.advance(151)
@@ -144,7 +145,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_work_whose_end_is_not_foreseen_shows_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("compiling", unit="shapes", foreseen=False, clock=clock) as bar:
+    with Progress("compiling", unit="shapes", foreseen=False, clock=clock) as bar:
         for done in range(4):
             clock.now += 2
             bar.update(done=done, total=12)
@@ -153,7 +154,7 @@ def test_work_whose_end_is_not_foreseen_shows_no_time_left(capsys: pytest.Captur
 
 def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("features", total=3, clock=clock) as bar:
+    with Progress("features", total=3, clock=clock) as bar:
         for _ in range(3):
             clock.now += 0.6
             bar.advance()
@@ -162,7 +163,7 @@ def test_short_work_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_total_and_note(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("[x]", unit="samples", clock=clock) as bar:
+    with Progress("[x]", unit="samples", clock=clock) as bar:
         clock.now += 4
         bar.update(done=1000, note="[y] 123.4 samples/s")
         clock.now += 5
@@ -176,7 +177,7 @@ def test_unknown_total_and_note(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_work_that_is_not_counted_shows_its_share_and_its_time(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("warming up", unit="", clock=clock) as bar:
+    with Progress("warming up", unit="", clock=clock) as bar:
         clock.now += 4
         bar.update(done=1)
         clock.now += 5
@@ -193,7 +194,7 @@ def test_work_that_is_not_counted_shows_its_share_and_its_time(capsys: pytest.Ca
 
 def test_nothing_is_invented_before_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("file", total=0, unit="B", clock=clock) as bar:
+    with Progress("file", total=0, unit="B", clock=clock) as bar:
         clock.now += 3
         bar.update(total=4096)
         clock.now += 6
@@ -211,7 +212,7 @@ def test_nothing_is_invented_before_it_is_known(capsys: pytest.CaptureFixture[st
 
 def test_an_almost_finished_work_is_not_called_finished(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("work", total=1000, clock=clock) as bar:
+    with Progress("work", total=1000, clock=clock) as bar:
         clock.now += 3
         bar.advance(999)
         assert "(99 %)" in capsys.readouterr().err
@@ -221,7 +222,7 @@ def test_an_exception_leaves_no_closing_line(capsys: pytest.CaptureFixture[str])
     clock = Clock()
 
     def work() -> None:
-        with console.Progress("work", total=10, clock=clock) as bar:
+        with Progress("work", total=10, clock=clock) as bar:
             clock.now += 3
             bar.advance(10)
             capsys.readouterr()
@@ -234,7 +235,7 @@ def test_an_exception_leaves_no_closing_line(capsys: pytest.CaptureFixture[str])
 
 def test_counts_of_many_threads_add_up_and_cost_little() -> None:
     started = time.perf_counter()
-    with console.Progress("work") as bar:
+    with Progress("work") as bar:
 
         def work() -> None:
             for _ in range(25_000):
@@ -251,7 +252,7 @@ def test_counts_of_many_threads_add_up_and_cost_little() -> None:
 
 def test_a_line_is_written_once_whatever_the_number_of_threads(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    with console.Progress("work", clock=clock) as bar:
+    with Progress("work", clock=clock) as bar:
         clock.now += 3
         threads = [threading.Thread(target=bar.advance) for _ in range(16)]
         for thread in threads:
@@ -263,7 +264,7 @@ def test_a_line_is_written_once_whatever_the_number_of_threads(capsys: pytest.Ca
 
 def test_bar_on_a_terminal(terminal: Terminal) -> None:
     clock = Clock()
-    with console.Progress("[a] features", total=10570, unit="questions", clock=clock) as bar:
+    with Progress("[a] features", total=10570, unit="questions", clock=clock) as bar:
         for done in (2100, 4200):
             clock.now += 1
             bar.update(done=done, note="123.4 samples/s")
@@ -283,7 +284,7 @@ def test_bar_on_a_terminal(terminal: Terminal) -> None:
 
 def test_bar_with_unknown_total_shows_no_time_left(terminal: Terminal) -> None:
     clock = Clock()
-    with console.Progress("work", unit="samples", clock=clock) as bar:
+    with Progress("work", unit="samples", clock=clock) as bar:
         clock.now += 2
         bar.advance(500)
     assert "500 samples, 250 samples/s, 2 s elapsed" in screen(terminal)
@@ -292,7 +293,7 @@ def test_bar_with_unknown_total_shows_no_time_left(terminal: Terminal) -> None:
 
 def test_a_rate_is_not_guessed_from_an_instant(terminal: Terminal) -> None:
     clock = Clock()
-    with console.Progress("work", total=10, clock=clock) as bar:
+    with Progress("work", total=10, clock=clock) as bar:
         clock.now += 0.1
         bar.advance()
         bar._live.refresh()
@@ -304,7 +305,7 @@ def test_stray_output_to_stderr_appears_above_the_bar(monkeypatch: pytest.Monkey
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(console, "err", open_console("stderr"))
-    with console.Progress("work", total=10):
+    with Progress("work", total=10):
         print("stray", file=sys.stderr)
     assert "stray" in [line.strip() for line in screen(stream).splitlines()]
     assert sys.stderr is stream
@@ -312,7 +313,7 @@ def test_stray_output_to_stderr_appears_above_the_bar(monkeypatch: pytest.Monkey
 
 def test_results_on_the_same_terminal_appear_above_the_bar(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Terminal())
-    with console.Progress("work", total=10):
+    with Progress("work", total=10):
         console.out.print("a result")
         print("a print")
     lines = [line.strip() for line in screen(terminal).splitlines()]
@@ -322,7 +323,7 @@ def test_results_on_the_same_terminal_appear_above_the_bar(terminal: Terminal, m
 
 def test_results_in_a_file_stay_there_while_a_bar_is_shown(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with console.Progress("work", total=10):
+    with Progress("work", total=10):
         console.out.print("a result")
         print("a print")
     assert sys.stdout.getvalue() == "a result\na print\n"
@@ -334,7 +335,7 @@ def test_bar_stops_on_an_exception_and_shows_where(terminal: Terminal) -> None:
     clock = Clock()
 
     def work() -> None:
-        with console.Progress("work", total=10, clock=clock) as bar:
+        with Progress("work", total=10, clock=clock) as bar:
             clock.now += 4
             bar.advance(4)
             raise RuntimeError
@@ -350,7 +351,7 @@ def test_bar_stops_on_an_exception_and_shows_where(terminal: Terminal) -> None:
 def test_bar_fits_any_width(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     made = Console(file=terminal, force_terminal=True, width=width, soft_wrap=True)
     monkeypatch.setattr(console, "err", made)
-    with console.Progress("a long description of the work", total=10_000_000) as bar:
+    with Progress("a long description of the work", total=10_000_000) as bar:
         bar.advance(4_000_000)
     lines = [line for line in screen(terminal).splitlines() if line]
     assert max(map(len, lines)) <= width
@@ -361,7 +362,7 @@ def test_on_80_columns_the_time_left_is_seen(terminal: Terminal, monkeypatch: py
     made = Console(file=terminal, force_terminal=True, width=80, soft_wrap=True)
     monkeypatch.setattr(console, "err", made)
     facts = ("20,736 of 28,176 tokens (73 %)", "54 of 78 samples", "8,585 tokens/s", "22.4 samples/s")
-    with console.Progress("LoadGen", total=28176, unit="tokens", clock=Clock()) as bar:
+    with Progress("LoadGen", total=28176, unit="tokens", clock=Clock()) as bar:
         bar.show(facts, done=0, fraction=0.7, left=1)
         bar._live.refresh()
         (line,) = {line for line in screen(terminal).splitlines() if "20,736 of 28,176" in line}
@@ -372,7 +373,7 @@ def test_on_80_columns_the_time_left_is_seen(terminal: Terminal, monkeypatch: py
 def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=True))
-    with console.Progress("work", total=10):
+    with Progress("work", total=10):
         pass
     assert stream.getvalue() == ""
 
@@ -380,10 +381,11 @@ def test_a_forced_colour_does_not_put_a_bar_into_a_log(monkeypatch: pytest.Monke
 WORK = """
 import sys, time
 from harness.terminal import console
+from harness.terminal.progress import Progress
 from harness.terminal.streams import open_console
 {before}
 now = 0.0
-with console.Progress("work", total=9, clock=lambda: now) as bar:
+with Progress("work", total=9, clock=lambda: now) as bar:
     for _ in range(9):
         now += 3
         bar.advance()

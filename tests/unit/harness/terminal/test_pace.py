@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from forecasts import ALLOWED, Forecast, coverage, error
 
-from harness.terminal import console
 from harness.terminal.pace import Pace
+from harness.terminal.progress import Progress
 
 Steps = list[tuple[float, float]]
 """(seconds, what is done after them), one step after the other."""
@@ -93,7 +93,7 @@ def test_many_steps_take_little_memory_and_keep_the_pace():
 def test_what_is_done_of_the_work_may_differ_from_what_is_done_of_the_units(capsys):
     """Ten layers, of which the last has half of the work; and a caller that knows the time."""
     now = [0.0]
-    with console.Progress("compressing", unit="layers", total=10, clock=lambda: now[0]) as bar:
+    with Progress("compressing", unit="layers", total=10, clock=lambda: now[0]) as bar:
         for layer in range(1, 10):
             now[0] += 2.0
             bar.update(done=layer, share=layer / 18)
