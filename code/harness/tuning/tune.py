@@ -354,7 +354,7 @@ def _find_rate(
             console.note("too few queries to be sure; lowering the rate")
         else:
             console.note("not VALID; lowering the rate")
-            # The throughput of an overloaded system shows how much too high the rate was.
+            # The throughput of an overloaded system shows how far the rate was too high.
             rate = min(rate, outcome.samples_per_second or rate)
         rate *= _RATE_FACTOR
     console.error("no rate was confirmed: a longer test (--confirm-seconds) gives LoadGen more queries to be sure.")
