@@ -135,7 +135,7 @@ def _embeddings(graph: _MobileBertGraph, config: MobileBertConfig) -> str:
 def _neighbours(graph: _MobileBertGraph, words: str, scope: str) -> tuple[str, str]:
     """The embeddings of the word before and the word after each word, zero if there is none.
 
-    Does not use Pad, as torch's exporter does: DeepSparse 1.8 hands Pad to another engine. Nor does it take two slices
+    Avoids Pad, which torch's exporter uses: DeepSparse 1.8 leaves Pad to another engine. Nor does it take two slices
     of one lengthened tensor: DeepSparse then aborts with a failed assertion.
     """
     first, second = graph.constant("axes_0", [0], np.int64), graph.constant("axes_1", [1], np.int64)

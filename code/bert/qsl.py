@@ -24,7 +24,7 @@ class BertSamples(SampleLibrary):
     _lengths: Integers
     """(count,): tokens of each sample."""
     _first_segment: Integers
-    """(count,): how many of them are in segment 0."""
+    """(count,): the number of them in segment 0."""
     _tokens: NDArray[np.int64]
     """(rows, width): token ids, padded with 0."""
 

@@ -35,8 +35,8 @@ def read_tokenizer(path: str | Path, casing: str | None = None) -> Tokenizer:
         ConfigError: a file is missing or is not BERT's WordPiece; the message says what to pass instead.
     """
     file = _file(Path(path))
-    beside = file.parent / _CONFIG
-    config = beside.read_bytes() if beside.is_file() else b"{}"
+    config_file = file.parent / _CONFIG
+    config = config_file.read_bytes() if config_file.is_file() else b"{}"
     tokenizer = _read(file, read_input(file, "vocabulary"), config)
     if casing is None or casing == tokenizer.casing:
         return replace(tokenizer, casing_from="--set casing") if casing else tokenizer
@@ -63,8 +63,8 @@ def casing_doubts(tokenizer: Tokenizer, path: Path) -> Iterator[str]:
 def tokenizer_files(path: Path) -> tuple[Path, ...]:
     """The files that `read_tokenizer` reads; ConfigError if there are none."""
     file = _file(path)
-    beside = file.parent / _CONFIG
-    return (file, beside) if beside.is_file() else (file,)
+    config_file = file.parent / _CONFIG
+    return (file, config_file) if config_file.is_file() else (file,)
 
 
 def _file(path: Path) -> Path:

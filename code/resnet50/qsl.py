@@ -161,7 +161,7 @@ class ImageCarrier(ImageSamples, Carrier):
             list(self._pool.map(write, [slice(start, start + size) for start in range(0, len(places), size)]))
 
     def _extend(self, places: int) -> None:
-        # In this order: a batch that is collated meanwhile must not find the first place behind the last one.
+        # In this order: a batch collated at the same time must not find the first place behind the last one.
         self._held = places
         self._images = extended(self._images, places)
 

@@ -1,4 +1,4 @@
-"""Writes cache entries atomically: an entry is complete or missing, and replaces whatever has its name."""
+"""Writes cache entries atomically: an entry is complete or missing, and replaces any file or folder of that name."""
 
 import contextlib
 import errno
@@ -28,7 +28,7 @@ def stored(entry: Path) -> Iterator[Path]:
 def _replace(new: Path, entry: Path) -> None:
     folder = new.is_dir()
     if folder or (entry.is_dir() and not entry.is_symlink()):
-        _remove(entry)  # rename replaces neither a folder nor something by a folder
+        _remove(entry)  # rename cannot replace a folder, nor put a folder in place of a file
     try:
         new.replace(entry)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One HTTP request with limits: no server can stall a download for ever, or fill the memory.
+"""One HTTP request with limits: no server can stall a download forever, or fill the memory.
 
 The timeout of `requests` restarts with every byte, so that an occasional byte keeps a request alive. `requests` also
 reads the whole body of a redirect, and follows redirects from https to http. Here all of that is limited or refused.

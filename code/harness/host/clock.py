@@ -32,7 +32,7 @@ class Timing:
     longest: float
     """From the end of loading the samples until LoadGen unloads them."""
     moved: float
-    """By how much the realtime clock was set, or ran fast or slow, in this time; in either direction."""
+    """Total change of the realtime clock in this time, from being set or running fast or slow; in either direction."""
 
     def check(self, loadgen: float | None) -> None:
         """Check the duration that LoadGen measured; None if its log shows none.

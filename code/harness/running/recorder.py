@@ -179,7 +179,7 @@ class LatencyCounts:
         self._arrival, self._latency = -1.0, 0.0
 
     def add(self, arrivals: Sequence[float], end: float) -> None:
-        """Count the queries of a batch; one that is in several batches, with the same arrival, counts by its last."""
+        """Count the queries of a batch; one that spans several batches, with one arrival, counts with its last."""
         for arrival in arrivals:
             if arrival != self._arrival:
                 self._count()

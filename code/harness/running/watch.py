@@ -45,7 +45,7 @@ class Watch:
         self._links = ready.links
         self._accuracy, self._streams = settings.accuracy, ready.engine.streams
         self._stalled = max(settings.stall_timeout, 20 * ready.slowest)
-        # Between two queries nothing can progress, nor while LoadGen generates all of them or sorts their latencies.
+        # Nothing progresses between two queries, or while LoadGen generates all of them or sorts their latencies.
         gap = LONGEST_GAP / load.rate if ready.scenario.paced and load.rate else 0
         self._idle = self._stalled + gap + (0 if settings.accuracy else _LOADGEN_SECONDS_PER_QUERY * load.queries)
         # LoadGen issues an accuracy run in several queries, one for each set of samples that it loads.

@@ -211,7 +211,7 @@ class Scenario(ABC):
         """
 
     def slowness(self, indices: Integers, listener: Listener) -> tuple[float, str]:
-        """A stream's time for one sample ÷ the time allowed, and this in words; above 1 it is too slow for the bound.
+        """A stream's time for one sample ÷ the time allowed, and the same in words; above 1 is too slow for the bound.
 
         0 for a scenario without a bound.
         """

@@ -17,7 +17,7 @@ from harness.scheduling.cost import full_batch, stream_seconds
 from harness.task.shape import Floats, Integers, Shape
 from harness.task.sut import SUT
 
-_BATCH_SIZES = (1, 2, 4, 8, 16)  # batches of samples of one size to try, besides the engine's own limit
+_BATCH_SIZES = (1, 2, 4, 8, 16)  # batch sizes to try for samples of one size, in addition to the engine's own limit
 _FEW_BATCH_SIZES = (4, 16)
 _TOKEN_FACTORS = (0.25, 0.5, 1, 2)  # on the engine's own limit of padded cost units, for samples of several sizes
 _MEASURING_SECONDS = 3.0  # doubled for the first two laps

@@ -109,7 +109,7 @@ class Carrier(SampleLibrary):
         self._row[places] = places
 
     def grow(self, places: int) -> None:
-        """Grow to ``places`` places; filled ones keep their samples, even for threads that read them meanwhile."""
+        """Grow to ``places`` places; filled ones keep their samples, even for threads reading them at that moment."""
         self._extend(places)
         rows = np.full(places, -1, dtype=np.int64)
         rows[: self.count] = self._row

@@ -45,7 +45,7 @@ class FakeQuantisation:
     """
 
     def __init__(self, module: GraphModule, layers: Sequence[Layer], products: Sequence[Product]) -> None:
-        """``layers`` and ``products`` are those of the module's network, or of an equal one; nothing is rounded yet."""
+        """``layers`` and ``products`` belong to the module's network, or to an equal one; nothing is rounded yet."""
         self._module, network = module, module.network
         self._layers = [network.layer(layer.output) for layer in layers]
         self._products = list(products)

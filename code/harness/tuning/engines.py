@@ -15,7 +15,7 @@ from harness.terminal import console
 from harness.tuning.search import Measurement, Options, mean
 
 MIN_SHARE_OF_BEST = 0.7
-"""Share of the best score below which an engine's defaults exclude it: tuning seldom gains as much."""
+"""Share of the best score below which an engine's defaults exclude it: tuning rarely gains as much."""
 _ROUNDS = 2  # undisturbed rounds of a comparison
 _MAX_ROUNDS = 4  # in all, on a machine that is never quiet
 

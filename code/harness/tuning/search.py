@@ -11,7 +11,7 @@ Dimension = Sequence[Options]
 
 MIN_GAIN = 1.02
 """Factor by which the best score must be exceeded; a smaller gain may be noise."""
-_ROUNDS = 2  # the best value of one setting may change with another setting, but seldom twice
+_ROUNDS = 2  # the best value of one setting may change with another setting, but rarely twice
 _MAX_REPETITIONS = 2  # of a disturbed pair
 _REPETITIONS_PER_CHOICE = 0.3  # of disturbed pairs in the whole search, per choice
 
