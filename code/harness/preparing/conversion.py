@@ -68,7 +68,7 @@ def conversion(settings: RunSettings, quiet: bool = False) -> Conversion | None:
     if not quiet:
         console.note(
             f"{model.name} is written for other engines (QDQ): {layers} products and convolutions converted to the "
-            f"operators that {engine.name} runs fast; --set convert=false runs the file as it is."
+            f"operators that {engine.name} runs fast; --set convert=false runs the file unchanged."
         )
     return Conversion(Fingerprint.of(entry), engine.form, layers)
 
