@@ -1,14 +1,13 @@
 """Downloads with resume, retries and mirrors, and checks the checksum before use."""
 
-import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.host import console
+from harness.host.files import locked
 from harness.host.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 
 _LONG_BYTES = 256 * 2**20  # from here on hashing takes a second or more, and shows progress
@@ -146,29 +146,10 @@ def _is_there(destination: Path, checksum: _Checksum | None) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def download_lock(destination: Path) -> Iterator[None]:
+def download_lock(destination: Path) -> AbstractContextManager[None]:
     """Lock `destination` and its ``.part`` against other processes; waits for one that is downloading."""
     path = destination.with_name(destination.name + ".lock")
-    while True:
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.note(f"waiting for another process that is downloading {destination}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # The previous holder deleted its lock file: a lock on a deleted file excludes nobody.
-            try:
-                current = path.stat()
-            except FileNotFoundError:
-                continue
-            if not os.path.samestat(os.fstat(lock.fileno()), current):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    return locked(path, f"another process is downloading {destination}", wait=True)
 
 
 @dataclass
