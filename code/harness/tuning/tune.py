@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import tempfile
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from harness import __version__
 from harness.catalog.datasets import find_dataset
 from harness.engines.base import find_engine
 from harness.errors import CheckFailed, ConfigError, Interrupted
-from harness.host import console, machine
+from harness.host import console
 from harness.host.files import native, shown, staging, write_text
 from harness.host.streams import native_output_dropped
 from harness.host.supervise import Heartbeat, supervised, was_interrupted
@@ -36,7 +35,7 @@ from harness.settings.run import RunSettings, cluster_name
 from harness.settings.tuned import Rate
 from harness.task.base import find_benchmark
 from harness.tuning.engines import best_engine, contenders
-from harness.tuning.journal import SavedTrial, TuningJournal
+from harness.tuning.journal import SavedTrial, TuningJournal, opened, tuning_alone
 from harness.tuning.search import Measurement, Options, coordinate_search, mean, size
 
 _PRECISION, _TESTS = 0.02, 14  # of the search for Server's rate
@@ -78,6 +77,7 @@ def tune(
     trial takes about ``seconds``, the confirmation of Server's rate ``confirm``; ``as_json`` prints the result as JSON.
 
     Raises:
+        Busy: another process tunes the same model and scenario.
         ConfigError: a setting is wrong, or the folder holds settings of another model or engine.
         CheckFailed: nothing works, or no rate of Server meets the bound.
         Interrupted: the user stopped it; the measurements are saved.
@@ -87,14 +87,26 @@ def tune(
     each_engine = contenders(request)
     settings = each_engine[0][1]
     place = tuned.folder(measurements, settings.system, settings.model.official_name, settings.scenario)
-    if not force:
-        tuned.check_replaceable(
-            place, settings.model.sha256, settings.engine if request.engine else None, cluster_name(settings.cluster)
-        )
-    tunings = [
-        _Tuning(asked, settings, seconds, _journal(state_dir, settings, asked.options, seconds, fresh))
-        for asked, settings in each_engine
-    ]
+    with tuning_alone(state_dir, settings):
+        if not force:
+            engine = settings.engine if request.engine else None
+            tuned.check_replaceable(place, settings.model.sha256, engine, cluster_name(settings.cluster))
+        tunings = [
+            _Tuning(asked, settings, seconds, opened(state_dir, settings, asked.options, seconds, fresh))
+            for asked, settings in each_engine
+        ]
+        result, trials = _tuned(tunings, state_dir, place, confirm)
+    if as_json:
+        console.print_json({**result.model_dump(mode="json"), "folder": place})
+    else:
+        _show(result, trials, place)
+    return result
+
+
+def _tuned(
+    tunings: "Sequence[_Tuning]", state_dir: Path, place: Path, confirm: float
+) -> tuple[tuned.Tuned, list[_MeasuredOptions]]:
+    """The best of all engines' settings, written to ``place``, and the measurements of that engine."""
     try:
         tuning, found, scores = best_engine(tunings)
         settings = tuning.settings
@@ -113,11 +125,7 @@ def tune(
     tuned.write(place, result, read_user_conf(settings.user_conf).extended(comment, [line]))
     for each in tunings:
         each.journal.discard()
-    if as_json:
-        console.print_json({**result.model_dump(mode="json"), "folder": place})
-    else:
-        _show(result, tuning.trials, place)
-    return result
+    return result, tuning.trials
 
 
 class _Tuning:
@@ -359,28 +367,6 @@ def _find_rate(
         rate *= _RATE_FACTOR
     console.error("no rate was confirmed: a longer test (--confirm-seconds) gives LoadGen more queries to be sure.")
     return 1
-
-
-def _journal(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> TuningJournal:
-    dataset = find_dataset(settings.model.benchmark, settings.dataset)
-    words = (settings.model.name, settings.engine.rpartition(":")[2], settings.scenario)
-    path = folder / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
-    circumstances = {
-        "harness": __version__,
-        "machine": machine.describe(),
-        "model": settings.model.sha256,
-        "engine": settings.engine,
-        "dataset": [str(dataset.path), dataset.sha256, settings.samples],
-        "fixed": dict(fixed),
-        **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
-        "seconds": seconds,
-    }
-    journal = TuningJournal(path, circumstances, fresh)
-    if journal.unused:
-        console.note(f"{shown(path)} {journal.unused}, so the tuning starts over.")
-    elif len(journal):
-        console.note(f"continuing with {len(journal)} measurements of {shown(path)} (--fresh starts over)")
-    return journal
 
 
 def _show(result: tuned.Tuned, trials: Sequence[_MeasuredOptions], place: Path) -> None:
