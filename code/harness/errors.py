@@ -32,6 +32,10 @@ class NotOfficial(ConfigError):
     """Not allowed in an official run, but allowed in a development run."""
 
 
+class Busy(ConfigError):
+    """Another process does what the command asks for, or writes the same files: try again once that has ended."""
+
+
 class CheckFailed(HarnessError):
     """A check completed and found problems: an INVALID result, a log that cannot be scored."""
 

@@ -27,13 +27,12 @@ from harness.host.supervise import was_interrupted
 from harness.loadgen.logs import is_number
 from harness.results.layout import RUN
 from harness.results.record import read_record
-from harness.running.places import recover
+from harness.running.places import recover, reserved
 from harness.running.run import Ended, run_test
 from harness.terminal import console
 
 _MAX_REPEATS = 2  # of a failed compliance test in a rehearsal
 _STARTED = "started"  # an event; when a test ends, the event is named after its state
-_BUSY = "another campaign is already running: wait or stop it."
 
 
 @dataclass(frozen=True)
@@ -89,17 +88,18 @@ class Campaign:
             0 if all tests are done and valid, 1 if some are not, 2 if a test rejects its settings.
 
         Raises:
-            ConfigError: another campaign is running, or a folder holds a run of another model, engine or settings.
+            Busy: another campaign is running, or another test that writes one of the results.
+            ConfigError: a folder holds a run of another model, engine or settings.
             Interrupted: by the user.
         """
         kept = "finished tests are kept; the same command resumes from there."
         with on_interrupt(kept), contextlib.ExitStack() as locks:
             # Two measurements at a time would disturb each other, as would a rehearsal during a measurement.
-            locks.enter_context(locked(self.folder / ".lock", _BUSY, shared=self.rehearsal))
-            if self.rehearsal:
-                for scene in sorted({step.settings.scene for step in self.steps}):
-                    scope = "-".join((scene.system, scene.benchmark, scene.scenario))
-                    locks.enter_context(locked(self.folder / f".{scope}.lock", _BUSY))
+            lock = locked(self.folder / ".lock", "another campaign is running", shared=self.rehearsal)
+            locks.enter_context(lock)
+            # Also those of finished tests: the results that others are compared with must not change meanwhile.
+            for step in sorted(self._all_steps(), key=lambda step: step.target):
+                locks.enter_context(reserved(step.target, step.settings.tree))
             for runs in {step.settings.runs_dir for step in self.steps}:
                 remove_left_over(runs)
             for step in self._all_steps():

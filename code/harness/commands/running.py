@@ -115,7 +115,7 @@ def run(asked: RunOptions) -> None:
     percentile: recorded in build/runs, not for submission. With FILE, options on the command line replace those of the
     file, and an interrupted sweep continues; `harness help runfile` shows such a file.
     """
-    from harness.running.run import run_alone
+    from harness.running.alone import run_alone
     from harness.settings.request import RunRequest, resolve
     from harness.settings.runfile import KEYS, read, request_of
 

@@ -14,6 +14,7 @@ def stored(entry: Path) -> Iterator[Path]:
     """A path at which to write a file or folder, which then replaces ``entry``.
 
     Its content reaches the disk before its name does: after a power failure the entry would otherwise be empty.
+    Unlike `replace_folder`, this needs no lock: processes that store an entry at once store the same content.
 
     Raises:
         OSError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Reads files named by the user and writes files atomically, with errors that say what to do.
+"""Reads files named by the user, writes files and replaces folders atomically, and locks: errors say what to do.
 
 New files and folders are made in a *room*: a hidden folder beside their target, `.<name>.<kernel>.<random>.partial`,
 which its process locks with flock. The kernel frees that lock when the process ends, however it ends, and it holds
@@ -21,28 +21,91 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from harness.errors import ConfigError, os_words
+from harness.errors import Busy, ConfigError, os_words
 from harness.files.contents import stand_in
+from harness.terminal import console
 
 
 @contextlib.contextmanager
-def locked(path: Path, message: str, *, shared: bool = False) -> Iterator[None]:
+def locked(path: Path, what: str, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold a lock that the kernel frees when the process ends, however it ends; ``shared`` locks can coexist.
 
+    ``what`` says in messages what the other process does: "another sweep is running". The file, which is removed at the
+    end, names the process that holds an exclusive lock. With ``wait``, the lock is waited for, with a note.
+
     Raises:
-        ConfigError: another process holds it, with this ``message``; or the file cannot be written.
+        Busy: another process holds the lock, and ``wait`` is not set.
+        ConfigError: the file cannot be written or locked.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        lock = None
+        while lock is None:
+            lock = _lock(path, what, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
-    with file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(message) from error
+        raise ConfigError(f"{path} cannot be written and locked ({error.strerror}): check its permissions.") from error
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):
+            # The file of a shared lock is left to the last holder, who is the only one to get this.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, lock):
+                path.unlink()
+        os.close(lock)
+
+
+def _lock(path: Path, what: str, kind: int, wait: bool) -> int | None:
+    """The descriptor of the locked file; None if the file was removed meanwhile: such a lock excludes nobody."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except FileNotFoundError:
+        if path.parent.is_dir():
+            raise
+        return None  # the folder was removed meanwhile
+    try:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = _holder(lock)
+            if not wait:
+                raise Busy(f"{what}{who}: wait until it ends, or stop it.") from None
+            console.note(f"{what}{who}: waiting until it ends")
+            fcntl.flock(lock, kind)
+        if not _is_at(path, lock):
+            os.close(lock)
+            return None
+        with contextlib.suppress(OSError):  # a full disk: the name is for messages only
+            os.ftruncate(lock, 0)  # the name of a process that was killed
+            if kind == fcntl.LOCK_EX:
+                os.pwrite(lock, f"{os.getpid()} {_numbering()}".encode(), 0)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file or folder is still the one with this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(lock: int) -> str:
+    """The process that a lock's file names, as part of a sentence; "" if it names none of this container's."""
+    number, _, numbering = os.pread(lock, 200, 0).decode("ascii", "replace").partition(" ")
+    return f" (process {number})" if numbering == _numbering() else ""
+
+
+def _numbering() -> str:
+    """What process numbers count for: the kernel, and the container on it."""
+    try:
+        container = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  it names no file
+    except OSError:
+        container = ""
+    return f"{kernel()} {container}"
 
 
 @contextlib.contextmanager
@@ -177,7 +240,7 @@ def staging(target: Path) -> Iterator[Path]:
 
 def room_for(target: Path) -> Path:
     """The path of a new room for ``target``, not yet created."""
-    return target.with_name(f".{_stem(target)}.{_kernel()}.{secrets.token_hex(4)}.partial")
+    return target.with_name(f".{_stem(target)}.{kernel()}.{secrets.token_hex(4)}.partial")
 
 
 def claim(room: Path) -> int:
@@ -195,7 +258,7 @@ def claim(room: Path) -> int:
             with contextlib.suppress(OSError):  # NFS cannot lock folders, so only old rooms are removed there
                 fcntl.flock(lock, fcntl.LOCK_EX)
             # Another process may have removed the folder before it was locked.
-            if room.exists() and os.path.samestat(os.fstat(lock), room.stat()):
+            if _is_at(room, lock):
                 return lock
             os.close(lock)
 
@@ -226,7 +289,7 @@ def _left_over(room: Path, descriptor: int) -> bool:
     except OSError:
         certain = False
     else:
-        certain = room.name.split(".")[-3] == _kernel()
+        certain = room.name.split(".")[-3] == kernel()
     return certain or _idle(room) > _ABANDONED_S
 
 
@@ -254,7 +317,7 @@ def _stem(target: Path) -> str:
 
 
 @cache
-def _kernel() -> str:
+def kernel() -> str:
     """A short name of the running kernel, which all containers on it share: its locks are seen by all of them."""
     try:
         name = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
@@ -280,3 +343,32 @@ def sync_entry(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def restore(target: Path, old: Path) -> None:
+    """Undo a `replace_folder` that was killed between its renames; the caller holds a lock on the target."""
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
+def replace_folder(new: Path, target: Path, old: Path, *, force: bool = True) -> None:
+    """Rename ``new``, on the same file system, to ``target``; an existing one is removed only once that is done.
+
+    Meanwhile the existing one is ``old``. The caller holds a lock on the target, since a `restore` by another process
+    would undo the first of the two renames.
+
+    Raises:
+        OSError: it cannot be renamed, or without ``force`` the target holds something; the target is unchanged.
+    """
+    restore(target, old)
+    shutil.rmtree(old, ignore_errors=True)
+    if force and target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        restore(target, old)
+        raise
+    with contextlib.suppress(OSError):  # it is in place
+        sync_entry(target.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,13 +1,12 @@
 """Downloads with resume, retries and mirrors, and checks the checksum before use."""
 
-import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import urllib3
 
 from harness.errors import ConfigError, RunFailed, on_interrupt
 from harness.files.digest import digest_of
+from harness.files.disk import locked
 from harness.files.transfer import Forbidden, Reply, Stalled, TransferLimits, opened
 from harness.terminal import console
 from harness.terminal.progress import Progress
@@ -136,29 +136,10 @@ def _already_stored(destination: Path, checksum: _Checksum | None) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def download_lock(destination: Path) -> Iterator[None]:
+def download_lock(destination: Path) -> AbstractContextManager[None]:
     """Lock `destination` and its ``.part`` against other processes; waits for one that is downloading."""
     path = destination.with_name(destination.name + ".lock")
-    while True:
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.note(f"waiting for another process that is downloading {destination}")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            # The previous holder deleted its lock file: a lock on a deleted file excludes nobody.
-            try:
-                current = path.stat()
-            except FileNotFoundError:
-                continue
-            if not os.path.samestat(os.fstat(lock.fileno()), current):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
+    return locked(path, f"another process is downloading {destination}", wait=True)
 
 
 @dataclass

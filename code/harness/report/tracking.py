@@ -15,10 +15,14 @@ from hashlib import sha256
 from pathlib import Path
 from socket import gaierror
 from typing import Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from pydantic import JsonValue
 
+from harness import paths
 from harness.errors import ConfigError, MissingDependencyError
+from harness.files.disk import kernel, locked
 from harness.loadgen.logs import SUMMARY
 from harness.report import facts
 from harness.report.text import rows
@@ -33,7 +37,10 @@ _TAGS = (
 )
 """CSV columns that become tags instead, or are meaningless outside a report."""
 _PARAMS = ("cores", "nodes")  # numbers that are not results
-_MAX_PARAMS = 100  # in one request to MLflow
+_EXPORTER = "harness.export"
+"""The tag that says who exports a run, and since when: see `_Exporter.abandoned`."""
+_ABANDONED_S = 3600.0  # since another machine or checkout began to export a run, which takes seconds
+_MAX_PARAMS = 100  # that MLflow accepts in one request
 _MAX_VALUE_LENGTH = 500  # characters of a value that servers of all versions accept
 
 
@@ -96,28 +103,64 @@ class ExportResult:
 def export(runs: Sequence[Finished], uri: str, experiment: str) -> ExportResult:
     """Add the runs that the experiment of a tracking store lacks, each with its LoadGen summary as an artifact.
 
-    ``uri`` is an MLflow tracking URI: file:, http: or another. A run whose export was interrupted is exported again, so
-    only one export at a time may write to an experiment.
+    ``uri`` is an MLflow tracking URI: file:, http: or another. A run whose export was interrupted is exported again. A
+    second export to the experiment waits until the first has ended; one from another machine or checkout does not
+    wait, and may add runs twice.
 
     Raises:
         MissingDependencyError: MLflow is not installed.
-        ConfigError: the store cannot be used.
+        ConfigError: the store cannot be used, or the lock cannot be written.
     """
     connect = _mlflow()
     contents = {digest_of(run): _Content.of(run) for run in runs}
     try:
-        client = connect(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        place = found.experiment_id if found else client.create_experiment(experiment)
-        known = _known(client, place)
-        added = [content for digest, content in contents.items() if digest not in known]
-        for content in added:
-            _add(client, place, content)
+        exporter = _Exporter.of(uri, experiment)
+        with locked(exporter.lock, f"another export to the experiment {experiment} in {uri} is running", wait=True):
+            client = connect(tracking_uri=uri)
+            found = client.get_experiment_by_name(experiment)
+            place = found.experiment_id if found else client.create_experiment(experiment)
+            known = _known(client, place, exporter)
+            added = [content for digest, content in contents.items() if digest not in known]
+            for content in added:
+                _add(client, place, content, exporter)
+    except ConfigError:
+        raise
     except Exception as error:  # the libraries behind a store may raise anything
         raise ConfigError(
             f"the MLflow store {uri} cannot be used ({_reason(error)}): give another --tracking-uri or --experiment."
         ) from error
     return ExportResult([content.tags[RUN] for content in added], len(contents) - len(added))
+
+
+@dataclass(frozen=True)
+class _Exporter:
+    """The exports to one experiment from this checkout on this machine, of which one runs at a time."""
+
+    lock: Path
+
+    @classmethod
+    def of(cls, uri: str, experiment: str) -> _Exporter:
+        """The exporter to an experiment of a store; a folder is the same store however it is written."""
+        parts = urlsplit(uri)
+        local = parts.scheme in ("", "file")
+        store = Path(url2pathname(parts.path)).resolve() if local else uri.rstrip("/")
+        digest = sha256(f"{store}\n{experiment}".encode()).hexdigest()[:16]
+        return cls(paths.ROOT / "build" / "locks" / f"mlflow-{digest}.lock")
+
+    @property
+    def _name(self) -> str:
+        return sha256(f"{kernel()} {self.lock}".encode()).hexdigest()[:16]
+
+    def tag(self) -> str:
+        """The tag of a run whose export begins now."""
+        return f"{self._name} {datetime.now().timestamp():.0f}"
+
+    def abandoned(self, tag: str) -> bool:
+        """Whether a run with this tag, which is not complete, is no longer being exported; the lock is held."""
+        name, _, began = tag.partition(" ")
+        if name == self._name or not began.isdecimal():  # an older version wrote no such tag
+            return True
+        return datetime.now().timestamp() - int(began) > _ABANDONED_S
 
 
 def _reason(error: BaseException) -> str:
@@ -206,10 +249,11 @@ class _Content:
         )
 
 
-def _add(client: _Client, experiment: str, content: _Content) -> None:
+def _add(client: _Client, experiment: str, content: _Content, exporter: _Exporter) -> None:
     from mlflow.entities import Metric, Param
 
-    made = client.create_run(experiment, start_time=content.started, tags=content.tags).info.run_id
+    tags = {**content.tags, _EXPORTER: exporter.tag()}
+    made = client.create_run(experiment, start_time=content.started, tags=tags).info.run_id
     when = round(1000 * datetime.now().timestamp()) if content.ended is None else content.ended
     metrics = [Metric(key, value, when, 0) for key, value in content.metrics.items()]
     params = [Param(key, text) for key, text in content.params.items()]
@@ -221,7 +265,7 @@ def _add(client: _Client, experiment: str, content: _Content) -> None:
     client.set_terminated(made, "FINISHED", end_time=content.ended)
 
 
-def _known(client: _Client, experiment: str) -> set[str]:
+def _known(client: _Client, experiment: str, exporter: _Exporter) -> set[str]:
     """The digests of the runs in an experiment; deletes runs that an interrupted export left incomplete."""
     known, token = set(), None
     while True:
@@ -230,7 +274,7 @@ def _known(client: _Client, experiment: str) -> set[str]:
             digest = run.data.tags.get(DIGEST)
             if digest and run.info.status == "FINISHED":
                 known.add(digest)
-            elif digest:
+            elif digest and exporter.abandoned(run.data.tags.get(_EXPORTER, "")):
                 client.delete_run(run.info.run_id)
         token = page.token
         if not token:

@@ -11,11 +11,22 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
 from harness.errors import ConfigError, RunFailed
-from harness.files.disk import claim, remove_left_over, room_for, staging, sync, sync_entry
+from harness.files.disk import (
+    claim,
+    locked,
+    remove_left_over,
+    replace_folder,
+    restore,
+    room_for,
+    shown,
+    staging,
+    sync,
+)
 from harness.loadgen.logs import ACCURACY, DETAIL, SUMMARY
 from harness.results.layout import CONF, RUN, RUN_1, SCORES
 from harness.settings.run import RunSettings
@@ -42,7 +53,7 @@ class Places:
 
     @classmethod
     def choose(cls, settings: RunSettings) -> Places:
-        """Choose the folders without creating them.
+        """Choose the folders without creating them; the result of an official test is `reserved`.
 
         Raises:
             ConfigError: an official result already exists and --force is not given, or it cannot be written.
@@ -159,11 +170,29 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def reserved(target: Path | None, tree: Path) -> Iterator[None]:
+    """Keep other processes from writing an official result (`RunSettings.target`, below ``tree``), or from moving it.
+
+    Development runs have folders of their own: their target is None, and nothing is reserved.
+
+    Raises:
+        Busy: another test or campaign has reserved the result.
+        ConfigError: the lock cannot be written.
+    """
+    if target is None:
+        yield
+        return
+    # Not beside the result: the folders above it are made only for a valid one.
+    name = sha256(os.fsencode(target.relative_to(tree))).hexdigest()[:16]
+    lock = tree / "build" / "locks" / f"result-{name}.lock"
+    with locked(lock, f"another test or campaign that writes {shown(target)} is running"):
+        yield
+
+
 def recover(target: Path) -> None:
-    """Restore the old result if a replacement was interrupted."""
-    old = _old(target)
-    if old.exists() and not target.exists():
-        old.rename(target)
+    """Restore the old result if a replacement was killed; the result is `reserved`."""
+    restore(target, _old(target))
 
 
 def _official_folder(settings: RunSettings) -> Path | None:
@@ -184,28 +213,20 @@ def _old(target: Path) -> Path:
 
 
 def _replace(source: Path, target: Path, force: bool, before: BeforeMove) -> None:
-    """Replace ``target`` by ``source`` in one step; the old content is removed only once the new is in place."""
+    """Move the folder ``source``, which may be on another file system, to ``target`` in one step."""
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
     if target.exists() and not force:
         raise RunFailed(f"a result appeared in {target} while this test ran, and --force was not given.")
-    old = _old(target)
-    shutil.rmtree(old, ignore_errors=True)
     with _on_file_system_of(source, target) as complete:
         sync(complete)
         before(complete, target)
-        if force and target.exists():
-            target.rename(old)
         try:
-            complete.rename(target)
+            replace_folder(complete, target, _old(target), force=force)
         except OSError as error:
-            recover(target)
             raise RunFailed(
                 f"the result could not be moved to {target}: {os.strerror(error.errno or errno.EIO)}."
             ) from error
-        with contextlib.suppress(OSError):  # it is in place
-            sync_entry(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,6 @@ from harness.running.audit import AuditRun
 from harness.running.load import Load
 from harness.running.nodes import node_records
 from harness.running.outcome import Outcome
-from harness.running.outdated import set_aside
 from harness.running.places import Places, check_space, write_json
 from harness.running.profile import profile_run
 from harness.running.recorder import Recorder
@@ -71,16 +70,10 @@ class Ended:
     """The folder of its record in the folder of runs; None if it left none."""
 
 
-def run_alone(settings: RunSettings) -> Ended:
-    """As `run_test`, for a test outside a campaign: compliance tests of a result that it replaces are set aside."""
-    ended = run_test(settings)
-    if not ended.code:
-        set_aside(settings)
-    return ended
-
-
 def run_test(settings: RunSettings) -> Ended:
     """Run one test in its own process, and repeat it at a lower rate if it missed the bound at one the harness chose.
+
+    The caller has `reserved` the result.
 
     Raises:
         ConfigError: an official result already exists, or it cannot be written.

@@ -15,7 +15,7 @@ from rich.table import Table
 from harness.checking.check import examine
 from harness.checking.run_check import count, facts, show
 from harness.errors import CheckFailed, ConfigError
-from harness.files.disk import locked
+from harness.files.disk import locked, replace_folder, restore
 from harness.results.layout import CALIBRATION, LAYOUTS, MAPPING, Layout
 from harness.rules.rounds import DIVISIONS, Round
 from harness.settings.identity import code_digest
@@ -83,7 +83,7 @@ def package(request: PackageRequest) -> Packaged:
     code = [*project_sources(results), *engines]
     _warn_untracked(code)
     output = submission.output
-    with locked(output.with_name(f".{output.name}.lock"), "another package is being made here: wait until it is done."):
+    with locked(output.with_name(f".{output.name}.lock"), f"another process is packaging to {output}"):
         try:
             folder = _write(submission, found, results, systems, code)
             tarball = output.with_name(f"{output.name}-{submission.submitter}.tar.gz")
@@ -127,19 +127,14 @@ def _write(
         for left in output.glob(f".{division}-*.partial"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
     try:
-        if old.exists() and not target.exists():
-            old.rename(target)
+        restore(target, old)
         layout = LAYOUTS[found.layout]
         _check_nothing_lost(layout(target), results)
         write_package(layout(staging), submission, results, systems, code)
         _carry_over(target, staging)
         check_sizes(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        staging.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(staging, target, old)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target

@@ -14,7 +14,7 @@ from statistics import mean
 from rich.table import Table
 
 from harness import paths
-from harness.errors import ConfigError, HarnessError, Interrupted, RunFailed
+from harness.errors import Busy, ConfigError, HarnessError, Interrupted, RunFailed
 from harness.files.disk import locked, write_text
 from harness.host.supervise import was_interrupted
 from harness.loadgen.conf import read_user_conf
@@ -22,8 +22,8 @@ from harness.report.facts import metric_text
 from harness.report.page import page
 from harness.report.text import as_csv
 from harness.results.finished import TREES, Finished, read
+from harness.running.alone import run_alone
 from harness.running.load import Load
-from harness.running.run import run_alone
 from harness.scenarios.base import find_scenario
 from harness.settings.request import resolve
 from harness.settings.run import RunSettings
@@ -128,11 +128,11 @@ class Sweep:
             0 if all tests are done and none is INVALID, otherwise 1.
 
         Raises:
-            ConfigError: another sweep is running, or a file cannot be written.
+            Busy: another sweep is running.
+            ConfigError: a file cannot be written.
             Interrupted: by the user.
         """
-        busy = "another sweep is running, and the two would slow each other: wait for it or stop it."
-        with locked(self.folder.parent / ".lock", busy):
+        with locked(self.folder.parent / ".lock", "another sweep, which would slow this one, is running"):
             try:
                 self._run_left()
                 self._write()
@@ -176,6 +176,9 @@ class Sweep:
         try:
             ended = run_alone(test.settings)
             code, folder = ended.code, ended.folder
+        except Busy as error:  # which says nothing about the test: it stays to do
+            console.error(str(error))
+            return
         except ConfigError as error:
             console.error(str(error))
             code, folder = error.exit_code, None

@@ -37,16 +37,21 @@ class CheckpointFolder:
         """Lock the folder, creating it if missing; removes it at the end if it holds no checkpoint.
 
         Raises:
-            ConfigError: another process trains there, the folder holds other files, or it cannot be written.
+            Busy: another process trains there.
+            ConfigError: the folder holds other files, or it cannot be written.
         """
         self._check_own()
-        message = f"another process is training {self.folder.with_suffix('.onnx')}: wait for it, or stop it."
-        with locked(self.folder / _LOCK, message):
-            try:
-                yield
-            finally:
-                if not self.path.exists():
-                    self._remove()
+        what = f"another process is training {self.folder.with_suffix('.onnx')}"
+        try:
+            with locked(self.folder / _LOCK, what):
+                try:
+                    yield
+                finally:
+                    if not self.path.exists():
+                        self._remove()
+        finally:
+            with suppress(OSError):  # only an empty folder can be removed: no other training has begun in it
+                self.folder.rmdir()
 
     def _check_own(self) -> None:
         """Reject a folder that no training made."""
@@ -61,12 +66,10 @@ class CheckpointFolder:
             )
 
     def _remove(self) -> None:
-        """Remove the files of a training, and the folder if nothing else is in it."""
+        """Remove the files of a training."""
         remove_left_over(self.folder)
         with suppress(OSError):
-            for name in (DENSE, _LOCK):
-                (self.folder / name).unlink(missing_ok=True)
-            self.folder.rmdir()
+            (self.folder / DENSE).unlink(missing_ok=True)
 
 
 class Checkpoints(CheckpointFolder):

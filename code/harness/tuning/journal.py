@@ -1,15 +1,24 @@
 """The measurements of a tuning on disk, so that an interrupted tuning can continue."""
 
 import json
+import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.files.disk import write_text
+from harness import __version__
+from harness.catalog.datasets import find_dataset
+from harness.files.disk import locked, shown, write_text
+from harness.host import machine
 from harness.host.usage import NOTABLE_SHARE
+from harness.settings.run import RunSettings
 from harness.settings.tuned import Rate
+from harness.terminal import console
+from harness.tuning.search import Options
 
 _Size: TypeAlias = Annotated[float, Field(ge=0)]
 
@@ -84,3 +93,45 @@ class TuningJournal:
     def discard(self) -> None:
         """Remove the file: the tuning is complete."""
         self.path.unlink(missing_ok=True)
+
+
+def tuning_alone(folder: Path, settings: RunSettings) -> AbstractContextManager[None]:
+    """Lock the journals of a model and a scenario, those of all engines: a tuning of several engines uses them all.
+
+    Raises:
+        Busy: another process tunes them.
+        ConfigError: the folder cannot be written.
+    """
+    what = f"another process that tunes {settings.model.name} for {settings.scenario} is running"
+    return locked(folder / f".{_name(settings.model.name, settings.scenario)}.lock", what)
+
+
+def opened(folder: Path, settings: RunSettings, fixed: Options, seconds: float, fresh: bool) -> TuningJournal:
+    """The journal of an engine, with a note on what it holds; ``fixed`` are the user's own options.
+
+    Raises:
+        ConfigError: the data set cannot be read.
+    """
+    dataset = find_dataset(settings.model.benchmark, settings.dataset)
+    engine = settings.engine.rpartition(":")[2]
+    path = folder / f"{_name(settings.model.name, engine, settings.scenario)}.json"
+    circumstances = {
+        "harness": __version__,
+        "machine": asdict(machine.describe()),
+        "model": settings.model.sha256,
+        "engine": settings.engine,
+        "dataset": [str(dataset.path), dataset.sha256, settings.samples],
+        "fixed": dict(fixed),
+        **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
+        "seconds": seconds,
+    }
+    journal = TuningJournal(path, circumstances, fresh)
+    if journal.unused:
+        console.note(f"{shown(path)} {journal.unused}, so the tuning starts over.")
+    elif len(journal):
+        console.note(f"continuing with {len(journal)} measurements of {shown(path)} (--fresh starts over)")
+    return journal
+
+
+def _name(*words: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))

@@ -1,26 +1,22 @@
 """`harness tune`: finds the best engine, settings and rate for a model and a scenario on this machine."""
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
 from rich.table import Table
 
-from harness import __version__
-from harness.catalog.datasets import find_dataset
 from harness.errors import ConfigError, Interrupted
 from harness.files.disk import shown
-from harness.host import machine
 from harness.loadgen.conf import TUNED, read_user_conf
 from harness.settings import tuned
 from harness.settings.request import RunRequest
 from harness.settings.run import RunSettings, cluster_name
 from harness.terminal import console
 from harness.tuning.engines import best_engine, contenders
-from harness.tuning.journal import TuningJournal
+from harness.tuning.journal import opened, tuning_alone
 from harness.tuning.one_engine import UNUSABLE, EngineTuning, MeasuredOptions, measurement
 from harness.tuning.search import Measurement, mean
 
@@ -49,6 +45,7 @@ def tune(request: TuneRequest, *, as_json: bool = False) -> tuned.Tuned:
     """Search for settings, find and confirm the rate, write the result and print it, with ``as_json`` as JSON.
 
     Raises:
+        Busy: another process tunes the same model and scenario.
         ConfigError: a setting is wrong, or the folder holds settings of another model or engine.
         CheckFailed: nothing works, or no rate of Server meets the bound.
         Interrupted: the user stopped it; the measurements are saved.
@@ -56,11 +53,29 @@ def tune(request: TuneRequest, *, as_json: bool = False) -> tuned.Tuned:
     if not (math.isfinite(request.seconds) and math.isfinite(request.confirm)):
         raise ConfigError("--seconds and --confirm-seconds must be finite numbers.")
     each_engine = contenders(request.run)
-    place = _place(request, each_engine[0][1])
-    tunings = [
-        EngineTuning(asked, settings, request.seconds, _journal(request, asked, settings))
-        for asked, settings in each_engine
-    ]
+    with tuning_alone(request.state_dir, each_engine[0][1]):
+        place = _place(request, each_engine[0][1])
+        tunings = [
+            EngineTuning(
+                asked,
+                settings,
+                request.seconds,
+                opened(request.state_dir, settings, asked.options, request.seconds, request.fresh),
+            )
+            for asked, settings in each_engine
+        ]
+        result, trials = _tuned(request, tunings, place)
+    if as_json:
+        console.print_json({**result.model_dump(mode="json"), "folder": place})
+    else:
+        _show(result, trials, place)
+    return result
+
+
+def _tuned(
+    request: TuneRequest, tunings: Sequence[EngineTuning], place: Path
+) -> tuple[tuned.Tuned, list[MeasuredOptions]]:
+    """The best of all engines' settings, written to ``place``, and the measurements of that engine."""
     try:
         tuning, found, scores = best_engine(tunings)
         settings = tuning.settings
@@ -79,11 +94,7 @@ def tune(request: TuneRequest, *, as_json: bool = False) -> tuned.Tuned:
     tuned.write(place, result, read_user_conf(settings.user_conf).extended(comment, [line]))
     for each in tunings:
         each.journal.discard()
-    if as_json:
-        console.print_json({**result.model_dump(mode="json"), "folder": place})
-    else:
-        _show(result, tuning.trials, place)
-    return result
+    return result, tuning.trials
 
 
 def _place(request: TuneRequest, settings: RunSettings) -> Path:
@@ -97,29 +108,6 @@ def _place(request: TuneRequest, settings: RunSettings) -> Path:
         engine = settings.engine if request.run.engine else None
         tuned.check_replaceable(place, settings.model.sha256, engine, cluster_name(settings.cluster))
     return place
-
-
-def _journal(request: TuneRequest, asked: RunRequest, settings: RunSettings) -> TuningJournal:
-    """The journal of one engine, for which ``asked`` and ``settings`` are."""
-    dataset = find_dataset(settings.model.benchmark, settings.dataset)
-    words = (settings.model.name, settings.engine.rpartition(":")[2], settings.scenario)
-    path = request.state_dir / (re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words)) + ".json")
-    circumstances = {
-        "harness": __version__,
-        "machine": asdict(machine.describe()),
-        "model": settings.model.sha256,
-        "engine": settings.engine,
-        "dataset": [str(dataset.path), dataset.sha256, settings.samples],
-        "fixed": dict(asked.options),
-        **({"cluster": [settings.cluster, settings.cluster_samples]} if settings.cluster else {}),
-        "seconds": request.seconds,
-    }
-    journal = TuningJournal(path, circumstances, request.fresh)
-    if journal.unused:
-        console.note(f"{shown(path)} {journal.unused}, so the tuning starts over.")
-    elif len(journal):
-        console.note(f"continuing with {len(journal)} measurements of {shown(path)} (--fresh starts over)")
-    return journal
 
 
 def _show(result: tuned.Tuned, trials: Sequence[MeasuredOptions], place: Path) -> None:

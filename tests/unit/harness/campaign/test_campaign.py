@@ -16,8 +16,9 @@ from harness.campaign.campaign import Campaign
 from harness.campaign.done import user_conf_change
 from harness.campaign.steps import EventLog, Step, StepState
 from harness.catalog.datasets import find_dataset
-from harness.errors import ConfigError, Interrupted
+from harness.errors import Busy, ConfigError, Interrupted
 from harness.results.record import reference
+from harness.running.places import reserved
 from harness.running.run import Ended
 from harness.settings.identity import identity
 from harness.settings.request import RunRequest, resolve
@@ -449,3 +450,49 @@ def test_a_compliance_test_of_a_rehearsal_that_fails_is_repeated(done, monkeypat
     monkeypatch.setattr(module, "run_test", run)
     assert done.run() == (0 if state == "done" else 1)
     assert (str(done.steps[2].state), ran) == (state, ["TEST01"] * runs)
+
+
+def test_the_results_of_a_campaign_are_reserved_while_it_runs_and_its_tests_run_all_the_same(campaign, monkeypatch):
+    targets = [step.target for step in campaign.steps]
+
+    def run(settings):
+        for target in targets:
+            with pytest.raises(Busy, match="another test or campaign that writes"), reserved(target, settings.tree):
+                pass
+        finish(next(step for step in campaign.steps if step.test == settings.test))
+        return Ended(0, None)
+
+    monkeypatch.setattr(module, "run_test", run)
+    assert campaign.run() == 0
+    for target in targets:
+        with reserved(target, campaign.steps[0].settings.tree):
+            pass
+
+
+def test_a_campaign_beside_a_test_of_its_results_is_refused_and_touches_nothing(done, monkeypatch):
+    monkeypatch.setattr(module, "run_test", lambda settings: pytest.fail("ran"))
+    target = done.steps[0].target
+    old = target.with_name(f".{target.name}.old")
+    target.rename(old)  # the test is between the two renames of its replacement
+    alone = replace(done, steps=done.steps[2:])
+    with reserved(target, done.steps[0].settings.tree):
+        for campaign in (done, alone):
+            with pytest.raises(Busy, match=f"writes {target} is running"):
+                campaign.run()
+    assert old.is_dir()
+    assert not target.exists()
+
+
+def test_rehearsals_side_by_side_have_different_results(done, request_, tmp_path, monkeypatch):
+    other = planned(replace(request_, system="another"), tmp_path)
+
+    def run(settings):
+        if settings.scene.system == "rehearsal-another":
+            with pytest.raises(Busy, match="another test or campaign that writes"):
+                planned(replace(request_, system="another"), tmp_path).run()
+            assert done.run() == 0
+        finish(next(step for step in other.steps if step.test == settings.test))
+        return Ended(0, None)
+
+    monkeypatch.setattr(module, "run_test", run)
+    assert other.run() == 0

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import re
 import threading
@@ -494,7 +495,8 @@ def test_two_at_once_download_it_once(site: Site, path: Path, capsys: pytest.Cap
     assert not failures
     assert len(site.log) == 1
     assert names(path) == ["model.onnx"]
-    assert "waiting for another process" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"model.onnx (process {os.getpid()}): waiting until it ends" in said
 
 
 def test_a_lock_file_that_its_holder_removed_locks_nothing(site: Site, path: Path) -> None:

@@ -145,7 +145,7 @@ def test_settings_of_many_tests_read_model_and_data_set_once(tmp_path, small_squ
         graph, "_places", lambda file, message, *rest: (walks.append(message), places(file, message, *rest))[1]
     )
     requests = [
-        RunRequest(engine="null", dataset=str(small_squad), use_tuned=False, options={"max_batch": str(batch)})
+        RunRequest(engine="null", dataset=str(small_squad), tuned=False, options={"max_batch": str(batch)})
         for batch in range(1, 6)
     ]
     known = [resolve(each) for each in requests]
@@ -158,7 +158,7 @@ def test_settings_of_many_tests_read_a_model_by_its_path_once(tmp_path, hashed, 
     loaded = []
     load = onnx.load
     monkeypatch.setattr(onnx, "load", lambda path, **rest: (loaded.append(path), load(path, **rest))[1])
-    request = RunRequest(model=str(classifier(tmp_path / "a")), engine="null", use_tuned=False)
+    request = RunRequest(model=str(classifier(tmp_path / "a")), engine="null", tuned=False)
     first, second = resolve(request), resolve(request)
     assert first.model == second.model
     assert (sorted(hashed), len(loaded)) == (["net.onnx", "weights.bin"], 1)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from finished import rated, run_folder
 from typer.testing import CliRunner
 
+from harness import paths
 from harness.cli import app
 from harness.errors import ConfigError, MissingDependencyError
 from harness.report.tracking import digest_of, export, metrics_of, params_of, tags_of
@@ -32,8 +35,9 @@ def runs(tmp_path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path) -> str:
+def store(tmp_path, monkeypatch) -> str:
     pytest.importorskip("mlflow", reason="MLflow is not installed: make setup MLFLOW=1")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # with the locks
     return (tmp_path / "mlruns").as_uri()
 
 
@@ -128,15 +132,56 @@ def test_a_run_whose_export_was_interrupted_is_exported_again(runs, store, monke
     def stopped(*_args, **_named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlflow.tracking.MlflowClient.log_batch", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        export(found, store, "mlperf")
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.tracking.MlflowClient.log_batch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export(found, store, "mlperf")
     assert [run.info.status for run in stored(store).values()] == ["RUNNING"]
     assert export(found, store, "mlperf").added == [found[0].name]
     (run,) = stored(store).values()
     assert run.info.status == "FINISHED"
     assert run.data.metrics["metric.value"] == 300
+
+
+def test_a_second_export_waits_and_deletes_nothing_that_the_first_one_writes(runs, store, monkeypatch, capsys):
+    writing, go_on, send = threading.Event(), threading.Event(), mlflow_client().log_batch
+    done = []
+
+    def slow(self, run_id, metrics, params):
+        writing.set()
+        assert go_on.wait(30)
+        send(self, run_id, metrics, params)
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.log_batch", slow)
+    again = f"file:{store.removeprefix('file://')}/../mlruns"  # the same store
+    first, second = (
+        threading.Thread(target=lambda uri=uri: done.append(export(runs_in(runs), uri, "mlperf")))
+        for uri in (store, again)
+    )
+    first.start()
+    assert writing.wait(30)
+    before = [run.info.run_id for run in stored(store).values()]
+    second.start()
+    second.join(0.5)
+    assert second.is_alive()
+    assert [run.info.run_id for run in stored(store).values()] == before
+    go_on.set()
+    for thread in (first, second):
+        thread.join()
+    assert [(len(each.added), each.known) for each in done] == [(3, 0), (0, 3)]
+    assert {run.info.status for run in stored(store).values()} == {"FINISHED"}
+    assert "another export to the experiment mlperf in file:" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("age", "left"), [(0, 2), (3_500, 2), (3_700, 1), (None, 1)])
+def test_what_another_machine_may_still_be_exporting_is_not_deleted(runs, store, age, left):
+    found = runs_in(runs)[:1]
+    client = mlflow_client()(tracking_uri=store)
+    tag = {} if age is None else {"harness.export": f"0123456789abcdef {time.time() - age:.0f}"}
+    place = client.create_experiment("mlperf")
+    client.create_run(place, tags={**tags_of(found[0]), **tag})
+    assert export(found, store, "mlperf").added == [found[0].name]
+    assert len(client.search_runs([place])) == left
 
 
 def test_the_command_takes_all_runs_of_the_folder_and_says_what_it_did(runs, store):

@@ -12,6 +12,7 @@ from harness.files.digest import sha256_of
 from harness.results.layout import RUN
 from harness.rules.audits import AUDITS
 from harness.running.outdated import set_aside
+from harness.running.places import reserved
 from harness.settings.request import RunRequest, resolve
 
 
@@ -73,3 +74,16 @@ def test_tests_that_cannot_be_read_or_moved_are_warned_of(tmp_path, capsys):
     for folder in others:
         assert f"{folder} belongs to the replaced result, but cannot be moved to" in said
         assert folder.is_dir()
+
+
+def test_a_compliance_test_of_the_replaced_result_that_is_running_is_left_alone(tmp_path, capsys):
+    tree = make_runs(tmp_path / "repository")
+    log = tree.performance(SCENE) / "mlperf_log_detail.txt"
+    log.write_text(log.read_text() + "\n")
+    running, *others = (tree.compliance(SCENE, test) for test in AUDITS)
+    with reserved(running, tree.root):
+        set_aside(settings(tree, tmp_path))
+    assert running.is_dir()
+    assert not any(folder.exists() for folder in others)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{running.name} of the replaced result is running: when it has ended, repeat it with `make comp" in said

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from harness import paths
 from harness.cli import app
-from harness.errors import ConfigError, Interrupted
+from harness.errors import Busy, ConfigError, Interrupted
 from harness.running.run import Ended
 from harness.sweep import sweep as module
 
@@ -233,3 +233,15 @@ def test_the_report_is_a_page_of_all_runs(place, tests, monkeypatch):
     assert len(made) == 4
     for number, (scenario, _) in enumerate(made):
         assert f"20261125T1200{10 + number}-development-x-null-{scenario}-performance" in text
+
+
+def test_a_test_whose_result_another_process_writes_stays_to_do(place, tests):
+    made, codes = tests
+    codes[1] = Busy("another test is running: wait until it ends, or stop it.")
+    code, out, err = harness(place)
+    assert code == 1
+    assert made == ALL
+    assert "error: another test is running: wait" in err
+    assert "1 of 4 tests remain" in out
+    assert harness(place)[0] == 0
+    assert made[4:] == [("Offline", 2)]

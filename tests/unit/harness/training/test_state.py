@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.errors import ConfigError
@@ -27,7 +29,7 @@ def test_a_checkpoint_comes_back_as_it_was(output):
     found = Checkpoints(output, IDENTITY).load()
     assert found["weights"]["a"].tolist() == [0, 1, 2, 3]
     assert {**found, "weights": None} == {**STATE, "weights": None}
-    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["checkpoint.pt", "lock"]
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["checkpoint.pt"]
 
 
 def test_another_training_is_refused_with_what_differs(output):
@@ -51,6 +53,23 @@ def test_a_training_that_failed_at_once_leaves_nothing(output):
     checkpoints = Checkpoints(output, IDENTITY)
     with checkpoints.alone():
         assert checkpoints.folder.is_dir()
+    assert list(output.parent.iterdir()) == []
+
+
+def test_a_training_that_begins_while_another_ends_there_is_alone(output, monkeypatch):
+    remove, second = Path.rmdir, Checkpoints(output, IDENTITY)
+
+    def begun(folder: Path) -> None:
+        monkeypatch.undo()
+        with second.alone():
+            with pytest.raises(OSError, match="not empty"):
+                remove(folder)
+            with pytest.raises(ConfigError, match="another process is training"), second.alone():
+                pass
+        remove(folder)
+
+    with Checkpoints(output, IDENTITY).alone():
+        monkeypatch.setattr(Path, "rmdir", begun)
     assert list(output.parent.iterdir()) == []
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from harness import registry
 from harness.engines.base import EngineSettings
 from harness.engines.null import NullEngine
-from harness.errors import CheckFailed, ConfigError, Interrupted
+from harness.errors import Busy, CheckFailed, ConfigError, Interrupted
 from harness.registry import ENGINES, LIBRARIES
 from harness.settings import tuned
 from harness.settings.request import RunRequest, resolve
@@ -254,3 +254,33 @@ def test_the_written_file_holds_every_trial_of_the_winner(tune):
     path = tuned.folder(tune.folder / "measurements", "here", "bert-99", "Offline") / tuned.FILE
     kept = json.loads(path.read_text())
     assert [trial["options"] for trial in kept["trials"]].count({"streams": "2"}) >= 3
+
+
+def test_a_second_tuning_of_a_model_and_scenario_is_refused_and_leaves_the_first_ones_journals(tune, monkeypatch):
+    measure, others = tune.measure, []
+
+    def beside(tuning, options):
+        for engine in (None, "one"):
+            with pytest.raises(Busy, match=r"tunes minilm-l6-squad-int8 for Offline is running \(process \d+\): wait"):
+                tune(engine=engine)
+        others.append(len(tuning.journal))
+        return measure(tuning, options)
+
+    monkeypatch.setattr(tune, "measure", beside)
+    assert tune().engine == "two"
+    assert len(others) == len(tune.measured)
+    assert not list((tune.folder / "state").iterdir())
+
+
+def test_another_scenario_may_be_tuned_meanwhile(tune, monkeypatch):
+    measure, stream = tune.measure, []
+
+    def beside(tuning, options):
+        if not stream:
+            stream.append(tuning)
+            stream.append(tune(scenario="SingleStream", engine="one"))
+        return measure(tuning, options)
+
+    monkeypatch.setattr(tune, "measure", beside)
+    tune()
+    assert stream[1].scenario == "SingleStream"
