@@ -122,7 +122,7 @@ def test_a_wrong_python_still_gets_a_sentence(clone):
     commands += [[python, "-m", "harness.doctor"] for python in others if python]
     for command in commands:
         done = subprocess.run(command, cwd=clone.top, env=environment, capture_output=True, text=True)
-        if done.returncode == 127 or "version" in done.stderr:
+        if done.returncode == 127 or "not found" in done.stderr or "No version is set" in done.stderr:
             continue  # a name of a version manager that has no such Python
         assert done.returncode == 1, done.stderr
         assert done.stdout.startswith("bad      Python")

@@ -12,7 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11: the doctor must also run on older ones, to say that they are
 
 from harness.host.memory import cgroup
 from harness.host.sysfs import number, read

@@ -18,6 +18,7 @@ A file holds the options of `harness run` by name, those of `--set` in the table
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -99,7 +100,7 @@ def read(path: Path, given: Mapping[str, Value], options: Mapping[str, Value]) -
 def written(settings: RunSettings) -> str:
     """The run file that repeats a run, to be stored beside the user.conf that LoadGen read.
 
-    A path that is not UTF-8 cannot be in a TOML file: a comment there says which option to add.
+    A path that is not UTF-8 cannot be in a TOML file: it is written like ``\\xfc``, with a comment on the option.
     """
     values, options = options_to_repeat(settings)
     values["model"] = _model(settings.model)
@@ -146,12 +147,13 @@ def _absolute(value: Value | None) -> Value | None:
 
 
 def _line(key: str, value: object, option: str) -> str:
-    """The line of a key, or a comment with the command-line ``option`` to use instead of it."""
+    """The line of a key; of a path that is not UTF-8, which nothing has, with the command-line ``option`` to add."""
     line = f"{key} = {_toml(value)}"
     try:
         line.encode("utf-8")
     except UnicodeEncodeError:
-        return f"# {key} is left out, because its path is not UTF-8: add {option} to the command."
+        escaped = os.fsencode(str(value)).decode("utf-8", "backslashreplace")
+        return f"{key} = {_toml(escaped)}  # this path is not UTF-8: add {option} to the command"
     return line
 
 

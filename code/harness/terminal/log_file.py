@@ -4,12 +4,22 @@ import logging
 import re
 from pathlib import Path
 
-FORMATTER = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(processName)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
-_BEGINNING = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} ([A-Z]+) [^:\n]*: ")
+
+class _Formatter(logging.Formatter):
+    """Adds the name of the logger to the messages of other libraries."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One message, which may have several lines."""
+        record.source = f"{record.processName}{'' if record.name == 'harness' else f' ({record.name})'}"
+        return super().format(record)
+
+
+FORMATTER = _Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(source)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+_BEGINNING = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} ([A-Z]+) [^:(\n]*(\([^)\n]*\))?: ")
 
 
 def messages(path: Path, level: str) -> list[str]:
-    """The messages of a level, such as "WARNING", in order; each may have several lines; [] if there is no file.
+    """The harness's messages of a level, such as "WARNING", in order; each may have several lines; [] without a file.
 
     Raises:
         OSError: the file exists, but cannot be read.
@@ -17,9 +27,10 @@ def messages(path: Path, level: str) -> list[str]:
     if not path.exists():
         return []
     found: list[tuple[str, list[str]]] = []
+    others = "(messages of other libraries)"
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if beginning := _BEGINNING.match(line):
-            found.append((beginning[1], [line[beginning.end() :]]))
+            found.append((others if beginning[2] else beginning[1], [line[beginning.end() :]]))
         elif found:
             found[-1][1].append(line)
     return ["\n".join(lines).rstrip() for name, lines in found if name == level]

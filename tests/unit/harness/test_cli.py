@@ -20,6 +20,7 @@ from harness.commands import completion, topics
 from harness.errors import ConfigError, Interrupted, on_interrupt
 from harness.registry import ENGINES, SCENARIOS
 from harness.terminal import console, progress
+from harness.terminal.log_file import messages
 from harness.terminal.progress import Progress, working
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +72,11 @@ def test_the_log_file_holds_everything_with_the_time(tmp_path, capsys):
     console.note("after it")
     assert capsys.readouterr().err == "warning: a warning\nafter it\n"
     lines = log.read_text().splitlines()
-    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} [A-Z]+ MainProcess: ", line) for line in lines)
+    assert all(
+        re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3} [A-Z]+ MainProcess( \(some\.library\))?: ", line)
+        for line in lines
+    )
+    assert messages(log, "WARNING") == ["a warning"]
     said = [line.partition(": ")[2] for line in lines]
     expected = ["a detail", "a warning", "a result", "of two lines", "from a library", "quick: 0 things in 0.0 s"]
     assert said == expected

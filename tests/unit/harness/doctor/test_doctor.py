@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness.doctor import environment, examine, folders, installation
 from harness.host import machine as machine_facts
+from harness.paths import CODE
 from harness.terminal.findings import BAD, GOOD, WARNING, Finding, summary
 
 
@@ -35,6 +39,46 @@ def test_a_wrong_python_is_bad_and_has_a_cure(version):
     assert finding.level == BAD
     assert ".".join(map(str, version)) in finding.what
     assert "PYTHON=" in finding.cure
+
+
+SHOW = """
+import sys
+import harness.doctor.examine
+print(*(module.__file__ for name, module in sys.modules.items() if name.startswith("harness")), sep="\\n")
+"""
+NEWER = {
+    "typing": {
+        "assert_never",
+        "Concatenate",
+        "LiteralString",
+        "Never",
+        "NotRequired",
+        "override",
+        "ParamSpec",
+        "Required",
+    }
+    | {"Self", "TypeAlias", "TypeGuard", "TypeVarTuple", "Unpack"},
+    "enum": {"StrEnum"},
+    "datetime": {"UTC"},
+    "itertools": {"batched", "pairwise"},
+}
+"""Names of the standard library that Python 3.9 lacks."""
+
+
+def test_what_the_doctor_imports_is_also_in_older_pythons():
+    """Or it could not say that they are too old."""
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", SHOW],
+        env={**os.environ, "PYTHONPATH": str(CODE)}, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert len(loaded) > 8
+    for file in loaded:
+        for statement in ast.parse(Path(file).read_text("utf-8"), feature_version=(3, 9)).body:
+            if isinstance(statement, ast.ImportFrom):
+                names = {alias.name for alias in statement.names}
+                assert not names & NEWER.get(statement.module or "", set()), file
+            elif isinstance(statement, ast.Import):
+                assert "tomllib" not in {alias.name for alias in statement.names}, file
 
 
 @pytest.mark.parametrize("minor", [11, 12, 13])

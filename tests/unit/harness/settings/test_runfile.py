@@ -9,6 +9,7 @@ import tomllib
 import pytest
 
 from harness.catalog import manifests
+from harness.catalog.datasets import find_dataset
 from harness.commands import topics
 from harness.commands.running import RunOptions
 from harness.errors import ConfigError
@@ -190,7 +191,7 @@ def test_the_file_of_a_run_has_every_option_that_differs_from_its_default(tmp_pa
     assert repeated == {*KEYS} - {"force", "measurements-dir"}
 
 
-def test_a_path_that_is_not_utf_8_is_left_out_of_the_file(tmp_path, small_squad):
+def test_a_path_that_is_not_utf_8_is_never_replaced_by_a_default(tmp_path, small_squad):
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     dataset, vocab = folder / "data.json", folder / "vocab.txt"
@@ -199,12 +200,15 @@ def test_a_path_that_is_not_utf_8_is_left_out_of_the_file(tmp_path, small_squad)
     settings = resolve(RunRequest(engine="null", dataset=str(dataset), samples=8, options={"vocab": str(vocab)}))
     (tmp_path / RUNFILE).write_text(written(settings), "utf-8")
     assert set(tomllib.loads((tmp_path / RUNFILE).read_text("utf-8"))) >= {"engine", "samples", "set"}
-    left_out = [line for line in (tmp_path / RUNFILE).read_text("utf-8").splitlines() if "left out" in line]
-    assert left_out == [
-        "# dataset is left out, because its path is not UTF-8: add --dataset=PATH to the command.",
-        "# vocab is left out, because its path is not UTF-8: add --set vocab=PATH to the command.",
+    escaped = [line for line in (tmp_path / RUNFILE).read_text("utf-8").splitlines() if "not UTF-8" in line]
+    assert [line.partition("#")[2] for line in escaped] == [
+        " this path is not UTF-8: add --dataset=PATH to the command",
+        " this path is not UTF-8: add --set vocab=PATH to the command",
     ]
     (tmp_path / CONF).touch()
+    [point] = read(tmp_path / RUNFILE, {}, {"vocab": str(vocab)})
+    with pytest.raises(ConfigError, match=r"caf\\xe9/data\.json"):
+        find_dataset("bert", resolve(point.request).dataset)
     [point] = read(tmp_path / RUNFILE, {"dataset": str(dataset)}, {"vocab": str(vocab)})
     again = resolve(point.request)
     assert (identity(again), again.dataset, again.samples) == (identity(settings), str(dataset), 8)
