@@ -50,7 +50,7 @@ def refused(process, first) -> None:
     assert first.poll() is None
     assert (process.returncode, out) == (2, "")
     said = " ".join(err.split())
-    result = f"error: another test or campaign that writes {RESULT} is running"
+    result = f"error: another test or campaign is writing {RESULT}"
     assert said == f"{result} (process {first.pid}): wait until it ends, or stop it."
 
 

@@ -186,7 +186,7 @@ def reserved(target: Path | None, tree: Path) -> Iterator[None]:
     # Not beside the result: the folders above it are made only for a valid one.
     name = sha256(os.fsencode(target.relative_to(tree))).hexdigest()[:16]
     lock = tree / "build" / "locks" / f"result-{name}.lock"
-    with locked(lock, f"another test or campaign that writes {shown(target)} is running"):
+    with locked(lock, f"another test or campaign is writing {shown(target)}"):
         yield
 
 

@@ -102,7 +102,7 @@ def tuning_alone(folder: Path, settings: RunSettings) -> AbstractContextManager[
         Busy: another process tunes them.
         ConfigError: the folder cannot be written.
     """
-    what = f"another process that tunes {settings.model.name} for {settings.scenario} is running"
+    what = f"another process is tuning {settings.model.name} for {settings.scenario}"
     return locked(folder / f".{_name(settings.model.name, settings.scenario)}.lock", what)
 
 

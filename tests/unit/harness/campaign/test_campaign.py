@@ -457,7 +457,7 @@ def test_the_results_of_a_campaign_are_reserved_while_it_runs_and_its_tests_run_
 
     def run(settings):
         for target in targets:
-            with pytest.raises(Busy, match="another test or campaign that writes"), reserved(target, settings.tree):
+            with pytest.raises(Busy, match="another test or campaign is writing"), reserved(target, settings.tree):
                 pass
         finish(next(step for step in campaign.steps if step.test == settings.test))
         return Ended(0, None)
@@ -477,7 +477,7 @@ def test_a_campaign_beside_a_test_of_its_results_is_refused_and_touches_nothing(
     alone = replace(done, steps=done.steps[2:])
     with reserved(target, done.steps[0].settings.tree):
         for campaign in (done, alone):
-            with pytest.raises(Busy, match=f"writes {target} is running"):
+            with pytest.raises(Busy, match=f"is writing {target}"):
                 campaign.run()
     assert old.is_dir()
     assert not target.exists()
@@ -488,7 +488,7 @@ def test_rehearsals_side_by_side_have_different_results(done, request_, tmp_path
 
     def run(settings):
         if settings.scene.system == "rehearsal-another":
-            with pytest.raises(Busy, match="another test or campaign that writes"):
+            with pytest.raises(Busy, match="another test or campaign is writing"):
                 planned(replace(request_, system="another"), tmp_path).run()
             assert done.run() == 0
         finish(next(step for step in other.steps if step.test == settings.test))

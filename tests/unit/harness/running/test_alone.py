@@ -41,7 +41,7 @@ def measured(monkeypatch):
 
 
 def refused(settings, measured) -> None:
-    with pytest.raises(Busy, match=r"another test or campaign that writes .* is running \(process \d+\): wait"):
+    with pytest.raises(Busy, match=r"another test or campaign is writing .* \(process \d+\): wait"):
         run_alone(settings)
     assert measured == []
 

@@ -261,7 +261,7 @@ def test_a_second_tuning_of_a_model_and_scenario_is_refused_and_leaves_the_first
 
     def beside(tuning, options):
         for engine in (None, "one"):
-            with pytest.raises(Busy, match=r"tunes minilm-l6-squad-int8 for Offline is running \(process \d+\): wait"):
+            with pytest.raises(Busy, match=r"is tuning minilm-l6-squad-int8 for Offline \(process \d+\): wait"):
                 tune(engine=engine)
         others.append(len(tuning.journal))
         return measure(tuning, options)
