@@ -41,7 +41,7 @@ class ImageLayout:
         return (3, SIDE, SIDE) if self.channels_first else (SIDE, SIDE, 3)
 
 
-_PIXELS, _TRAVELS = "pixels", ImageLayout(np.dtype(np.uint8), channels_first=False)
+_PIXELS, _AS_SENT = "pixels", ImageLayout(np.dtype(np.uint8), channels_first=False)
 Normalise = Callable[[NDArray[np.uint8], Array], None]
 
 
@@ -116,16 +116,16 @@ class ImageQSL(ImageSamples):
         images.flags.writeable = False  # so are the batches that are slices of it
         self._images = images
 
-    def travel(self) -> None:
+    def hold_as_sent(self) -> None:
         """Hold pixels, a quarter of the size of float32; the nodes normalise them, within the timed test."""
-        self._form = _TRAVELS
+        self._form = _AS_SENT
 
     def pack(self, indices: Integers) -> Mapping[str, Array]:
-        """Pixels, uint8 (n, 224, 224, 3), or without `travel` the tensors, (n, *dims)."""
+        """Pixels, uint8 (n, 224, 224, 3), or without `hold_as_sent` the tensors, (n, *dims)."""
         rows = self.rows(indices)
         adjacent = len(rows) and (np.diff(rows) == 1).all()
         images = self._images[rows[0] : rows[-1] + 1] if adjacent else self._images[rows]
-        return {_PIXELS if self._form == _TRAVELS else IMAGES: images}
+        return {_PIXELS if self._form == _AS_SENT else IMAGES: images}
 
     def carrier(self, places: int) -> "ImageCarrier":
         """Places in the layout of this data set, normalised by its profile."""

@@ -78,7 +78,7 @@ def _prepared(
     if settings.cluster_samples == INDICES:
         qsl = HeldByNodes(own, links)
     else:
-        own.travel()
+        own.hold_as_sent()
     sut = benchmark.make_sut(engine, own)
     costs, warm_up = own.cost(np.arange(own.count)), WarmUp(pilots=not settings.accuracy)
     scenario = kind(sut, costs, benchmark.max_cost, benchmark.server_bound, links, settings.cluster_samples, warm_up)

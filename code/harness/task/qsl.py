@@ -66,7 +66,7 @@ class SampleLibrary(ABC):
             RunFailed: LoadGen has not loaded one of the samples.
         """
 
-    def travel(self) -> None:  # noqa: B027  most samples are sent as they are held
+    def hold_as_sent(self) -> None:  # noqa: B027  most samples are sent as they are held
         """From the next `load` on, hold samples as they are sent to other machines; `collate` must not be called."""
 
     @abstractmethod

@@ -27,10 +27,10 @@ def messages(path: Path, level: str) -> list[str]:
     if not path.exists():
         return []
     found: list[tuple[str, list[str]]] = []
-    others = "(messages of other libraries)"
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if beginning := _BEGINNING.match(line):
-            found.append((others if beginning[2] else beginning[1], [line[beginning.end() :]]))
+            from_library = beginning[2] is not None
+            found.append(("" if from_library else beginning[1], [line[beginning.end() :]]))
         elif found:
             found[-1][1].append(line)
     return ["\n".join(lines).rstrip() for name, lines in found if name == level]

@@ -145,9 +145,9 @@ def server_of(sut, bound=10.0):
     return SimpleNamespace(sut=sut, scheduler=lambda *to: ServerScheduler(sut, TABLE, bound, *to))
 
 
-def make_link(name="one", scenario_of=offline_of, travels=DATA, sut=None, **about) -> LocalLink:
+def make_link(name="one", scenario_of=offline_of, payload=DATA, sut=None, **about) -> LocalLink:
     made = sut or TextSut(about.get("streams", 1))
-    return LocalLink(Node(scenario_of(made), travels), ready(name, **about))
+    return LocalLink(Node(scenario_of(made), payload), ready(name, **about))
 
 
 class Collected:

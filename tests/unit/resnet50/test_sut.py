@@ -117,7 +117,7 @@ def test_images_travel_as_pixels_or_tensors_and_arrive_as_they_were(channels_fir
     own, driver = (ImageQSL(PICTURES, PROFILES["mlperf"], layout) for _ in range(2))
     own.load(range(12))
     if pixels:
-        driver.travel()
+        driver.hold_as_sent()
     driver.load(range(12))
     indices, places = np.array([7, 2, 7]), np.array([0, 3, 4])
     packed = driver.pack(indices)
@@ -142,7 +142,7 @@ def test_many_images_are_normalised_by_several_threads_each_in_its_place(monkeyp
     monkeypatch.setattr("resnet50.qsl.core_count", lambda: 3)
     qsl.load(range(12))
     driver = ImageQSL(PICTURES, PROFILES["mlperf"], ImageLayout())
-    driver.travel()
+    driver.hold_as_sent()
     driver.load(range(12))
     carrier, indices = qsl.carrier(20), np.array([5, 0, 3, 3, 11, 7, 2, 1, 9, 8, 4, 6, 10, 0])
     places = np.random.default_rng(0).permutation(20)[: len(indices)]
@@ -153,7 +153,7 @@ def test_many_images_are_normalised_by_several_threads_each_in_its_place(monkeyp
 
 
 def test_images_side_by_side_travel_without_a_copy(qsl):
-    qsl.travel()
+    qsl.hold_as_sent()
     qsl.load([1, 4, 5, 8])
     (together,), (apart,) = (qsl.pack(np.array(chosen)).values() for chosen in ([4, 5], [4, 8]))
     assert together.base is not None

@@ -39,10 +39,10 @@ class Replies:
         return self.answers
 
 
-def parcel(number, indices, travels=DATA) -> Parcel:
+def parcel(number, indices, payload=DATA) -> Parcel:
     indices = np.array(indices, dtype=np.int64)
     ids = (np.arange(len(indices)) + 1000 * number).astype(np.uint64)
-    return Parcel(number, ids, indices, LIBRARY.pack(indices) if travels == DATA else None)
+    return Parcel(number, ids, indices, LIBRARY.pack(indices) if payload == DATA else None)
 
 
 def texts(answers) -> dict[int, bytes]:
@@ -60,13 +60,13 @@ def scenario_of(request):
     return request.param
 
 
-@pytest.mark.parametrize("travels", [DATA, INDICES])
-def test_each_parcel_is_answered_once_with_its_own_ids(scenario_of, travels):
-    node, replies = Node(scenario_of(TextSut(2)), travels), Replies()
+@pytest.mark.parametrize("payload", [DATA, INDICES])
+def test_each_parcel_is_answered_once_with_its_own_ids(scenario_of, payload):
+    node, replies = Node(scenario_of(TextSut(2)), payload), Replies()
     node.open(replies.failed)
     rng = np.random.default_rng(3)
     # The largest holds more samples than there are places to begin with; one is empty.
-    parcels = [parcel(n, rng.integers(0, 500, size), travels) for n, size in enumerate((5, 1, 700, 0, 64, 3))]
+    parcels = [parcel(n, rng.integers(0, 500, size), payload) for n, size in enumerate((5, 1, 700, 0, 64, 3))]
     for each in parcels:
         node.answer(each, replies.done)
     found = replies.wait(len(parcels))

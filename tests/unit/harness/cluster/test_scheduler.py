@@ -17,12 +17,12 @@ from harness.cluster.scheduler import ClusterScheduler, ServerCluster
 from harness.errors import EngineError, RunFailed
 
 
-def offline(links, complete, travels=DATA, observer=None):
-    return ClusterScheduler.offline(Numbers.full(), links, complete, observer, travels)
+def offline(links, complete, payload=DATA, observer=None):
+    return ClusterScheduler.offline(Numbers.full(), links, complete, observer, payload)
 
 
-def server(links, complete, travels=DATA, observer=None, bound=10.0):
-    return ClusterScheduler.server(Numbers.full(), links, complete, bound, observer, travels)
+def server(links, complete, payload=DATA, observer=None, bound=10.0):
+    return ClusterScheduler.server(Numbers.full(), links, complete, bound, observer, payload)
 
 
 KINDS = {"Offline": (offline, offline_of), "Server": (server, server_of)}
@@ -35,11 +35,11 @@ KINDS = {"Offline": (offline, offline_of), "Server": (server, server_of)}
     st.sampled_from([DATA, INDICES]),
     st.sampled_from(sorted(KINDS)),
 )
-def test_any_samples_get_exactly_their_response(queries, rates, travels, kind):
+def test_any_samples_get_exactly_their_response(queries, rates, payload, kind):
     scheduler_of, scenario_of = KINDS[kind]
-    links = [make_link(f"n{n}", scenario_of, travels, rate=rate, streams=1 + n % 2) for n, rate in enumerate(rates)]
+    links = [make_link(f"n{n}", scenario_of, payload, rate=rate, streams=1 + n % 2) for n, rate in enumerate(rates)]
     collected = Collected()
-    scheduler = scheduler_of(links, collected, travels)
+    scheduler = scheduler_of(links, collected, payload)
     flat = issue(scheduler, queries)
     scheduler.close()
     for link in links:
@@ -57,15 +57,15 @@ def test_any_samples_get_exactly_their_response(queries, rates, travels, kind):
 @pytest.mark.parametrize(("samples", "largest"), [(11, 8), (1, 4)])
 def test_parcels_that_hold_samples_are_limited_in_bytes_but_hold_a_batch(monkeypatch, samples, largest):
     monkeypatch.setattr("harness.cluster.scheduler.PARCEL_BYTES", samples * 16)
-    for travels in (DATA, INDICES):
-        link, sizes, collected = make_link(travels=travels, rate=1e6), [], Collected()
+    for payload in (DATA, INDICES):
+        link, sizes, collected = make_link(payload=payload, rate=1e6), [], Collected()
         send = link.send
         link.send = lambda parcel, send=send, sizes=sizes: (sizes.append(len(parcel.ids)), send(parcel))
-        scheduler = offline([link], collected, travels)
+        scheduler = offline([link], collected, payload)
         issue(scheduler, [range(200)])
         scheduler.close()
         link.close()
-        assert (max(sizes) == largest) if travels == DATA else (max(sizes) > 20)
+        assert (max(sizes) == largest) if payload == DATA else (max(sizes) > 20)
         assert len(collected.answers) == 200
 
 
